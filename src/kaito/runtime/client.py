@@ -1,0 +1,203 @@
+"""Reads and writes of single objects and lists, always live. Cached reads are in ``kaito.runtime.cache``.
+
+Every method returns new values and never changes its arguments. A write checks the leader fence first, and its result is
+shown to ``on_write`` before it is returned, which is how the cache comes to know it (read your writes).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, final
+
+import msgspec
+
+from kaito.runtime.errors import DecodeError
+from kaito.runtime.objects import ObjectMeta, Stored, decode_meta
+from kaito.runtime.pager import list_pages
+from kaito.runtime.resource import Key, Resource
+from kaito.runtime.rest import REQUEST_TIMEOUT, Rest
+from kaito.runtime.selectors import FieldSelector, LabelSelector
+
+T = TypeVar("T")
+
+
+class PatchType(enum.StrEnum):
+    MERGE = "application/merge-patch+json"
+    JSON = "application/json-patch+json"
+    STRATEGIC = "application/strategic-merge-patch+json"
+
+
+class WriteObserver(Protocol):
+    """Told of what this process has written, before the caller is."""
+
+    def written(self, resource: Resource[Any], data: bytes) -> None: ...
+
+    def deleted(self, resource: Resource[Any], key: Key, uid: str) -> None: ...
+
+
+class _NoObserver:
+    def written(self, resource: Resource[Any], data: bytes) -> None:
+        pass
+
+    def deleted(self, resource: Resource[Any], key: Key, uid: str) -> None:
+        pass
+
+
+class _DeletedDetails(msgspec.Struct):
+    uid: str = ""
+
+
+class _Deleted(msgspec.Struct):
+    kind: str = ""
+    details: _DeletedDetails | None = None
+
+
+def _unfenced() -> None:
+    """Writes need no leadership."""
+
+
+@final
+class Client:
+    """Typed access to one API server.
+
+    All methods raise the errors of ``kaito.runtime.errors``; a write also raises ``FencedError``, before anything is sent,
+    where this process may no longer lead.
+    """
+
+    def __init__(
+        self,
+        rest: Rest,
+        *,
+        fence: Callable[[], None] = _unfenced,
+        observer: WriteObserver | None = None,
+        field_manager: str = "kaito",
+    ) -> None:
+        self.rest = rest
+        self._fence = fence
+        self._observer: WriteObserver = observer or _NoObserver()
+        self._field_manager = field_manager
+
+    async def get(self, resource: Resource[T], name: str, namespace: str = "") -> T:
+        answer = await self.rest.send("GET", resource.path(namespace, name))
+        return _decode(resource, answer.body)
+
+    async def list(
+        self,
+        resource: Resource[T],
+        namespace: str = "",
+        *,
+        labels: LabelSelector | Mapping[str, str] | None = None,
+        fields: FieldSelector | None = None,
+    ) -> list[T]:
+        """All objects as of now, read in pages; from all namespaces where ``namespace`` is empty."""
+        query: dict[str, str] = {}
+        if labels:
+            query["labelSelector"] = str(labels if isinstance(labels, LabelSelector) else LabelSelector.of(labels))
+        if fields:
+            query["fieldSelector"] = str(fields)
+        found: list[T] = []
+        async for page in list_pages(self.rest, resource, resource.path(namespace), query):
+            if page.restarted:
+                found.clear()
+            found.extend(Stored(resource, bytes(item)).decode() for item in page.items)
+        return found
+
+    async def create(self, resource: Resource[T], obj: T, *, namespace: str = "") -> T:
+        data = resource.encode(obj)
+        namespace = namespace or decode_meta(data).namespace
+        return await self._write("POST", resource, resource.path(namespace), data)
+
+    async def update(self, resource: Resource[T], obj: T) -> T:
+        """Replace the object. Raises Conflict unless ``obj`` carries the current resource version."""
+        return await self._put(resource, obj, "")
+
+    async def update_status(self, resource: Resource[T], obj: T) -> T:
+        """Replace the object's status; the rest of ``obj`` is ignored by the server."""
+        return await self._put(resource, obj, "status")
+
+    async def _put(self, resource: Resource[T], obj: T, subresource: str) -> T:
+        data = resource.encode(obj)
+        meta = decode_meta(data)
+        return await self._write("PUT", resource, resource.path(meta.namespace, meta.name, subresource), data)
+
+    async def patch(
+        self,
+        resource: Resource[T],
+        name: str,
+        patch: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        namespace: str = "",
+        subresource: str = "",
+        kind: PatchType = PatchType.MERGE,
+    ) -> T:
+        """Change the object by a patch; a resource version in ``patch`` makes it conditional (Conflict)."""
+        path = resource.path(namespace, name, subresource)
+        return await self._write("PATCH", resource, path, msgspec.json.encode(patch), content_type=kind.value)
+
+    async def post(
+        self, resource: Resource[Any], name: str, subresource: str, body: Mapping[str, Any], namespace: str = ""
+    ) -> Any:
+        """Create a subresource, such as a pod's ``binding`` or ``eviction``; the server's answer as plain values."""
+        self._fence()
+        path = resource.path(namespace, name, subresource)
+        answer = await self.rest.send("POST", path, body=msgspec.json.encode(body), query=self._query())
+        return msgspec.json.decode(answer.body)
+
+    async def delete(
+        self,
+        resource: Resource[Any],
+        name: str,
+        namespace: str = "",
+        *,
+        uid: str | None = None,
+        resource_version: str | None = None,
+        propagation: str | None = None,
+        grace_period: int | None = None,
+    ) -> None:
+        """Ask for the object's deletion; finalizers may keep it a while. Raises NotFound, and Conflict where ``uid`` or
+        ``resource_version`` is not the object's.
+
+        ``propagation`` is Background, Foreground or Orphan; ``grace_period`` is in seconds.
+        """
+        self._fence()
+        options: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1"}
+        preconditions = {"uid": uid, "resourceVersion": resource_version}
+        if any(preconditions.values()):
+            options["preconditions"] = {name: value for name, value in preconditions.items() if value}
+        if propagation is not None:
+            options["propagationPolicy"] = propagation
+        if grace_period is not None:
+            options["gracePeriodSeconds"] = grace_period
+        answer = await self.rest.send("DELETE", resource.path(namespace, name), body=msgspec.json.encode(options))
+        result = msgspec.json.decode(answer.body, type=_Deleted)
+        if result.kind == resource.kind:
+            self._observer.written(resource, answer.body)
+        elif result.details and result.details.uid:
+            self._observer.deleted(resource, Key(namespace if resource.namespaced else "", name), result.details.uid)
+
+    def _query(self) -> dict[str, str]:
+        return {"fieldManager": self._field_manager}
+
+    async def _write(
+        self, method: str, resource: Resource[T], path: str, data: bytes, *, content_type: str = "application/json"
+    ) -> T:
+        self._fence()
+        answer = await self.rest.send(
+            method, path, body=data, content_type=content_type, query=self._query(), timeout=REQUEST_TIMEOUT
+        )
+        written = _decode(resource, answer.body)
+        self._observer.written(resource, answer.body)
+        return written
+
+
+def _decode(resource: Resource[T], data: bytes) -> T:
+    try:
+        return resource.decode(data)
+    except ValueError as error:  # msgspec's and pydantic's errors are ValueErrors
+        raise DecodeError(f"the server's answer is not a {resource.kind}: {error}") from error
+
+
+def meta_of(resource: Resource[T], obj: T) -> ObjectMeta:
+    """The metadata of an object of any resource. Raises DecodeError."""
+    return decode_meta(resource.encode(obj))

@@ -1,0 +1,115 @@
+"""``/healthz``, ``/readyz``, ``/metrics``, ``/debug/tasks``: the process's own small HTTP servers."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import io
+from collections.abc import Awaitable, Callable, Mapping
+from typing import final
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from kaito.runtime.errors import ConfigError
+
+Check = Callable[[], Awaitable[None] | None]
+"""Returns where all is well, raises where not."""
+
+
+@final
+class Checks:
+    """Named checks behind one path; the text is that of Kubernetes' own components.
+
+    ``?verbose`` lists every check, ``?exclude=name`` leaves one out, ``/path/name`` asks for one. Reasons are logged, not
+    told.
+    """
+
+    def __init__(self, path: str, on_failure: Callable[[str, Exception], None]) -> None:
+        self.path = path
+        self._checks: dict[str, Check] = {"ping": lambda: None}
+        self._on_failure = on_failure
+
+    def add(self, name: str, check: Check) -> None:
+        if name in self._checks:
+            raise ConfigError(f"{self.path} already has a check {name!r}")
+        self._checks[name] = check
+
+    async def handle(self, request: web.Request) -> web.Response:
+        only = request.match_info.get("check")
+        if only is not None and only not in self._checks:
+            return web.Response(status=404, text=f"no check named {only}\n")
+        excluded = set(request.query.getall("exclude", []))
+        chosen = [only] if only else [name for name in self._checks if name not in excluded]
+        lines, healthy = [], True
+        for name in chosen:
+            try:
+                outcome = self._checks[name]()
+                if inspect.isawaitable(outcome):
+                    await outcome
+            except Exception as error:
+                healthy = False
+                lines.append(f"[-]{name} failed: reason withheld")
+                self._on_failure(name, error)
+            else:
+                lines.append(f"[+]{name} ok")
+        lines += [f"[+]{name} excluded: ok" for name in sorted(excluded & self._checks.keys())]
+        unknown = sorted(excluded - self._checks.keys())
+        if unknown:
+            lines.append(f"warn: some health checks cannot be excluded: no matches for {', '.join(map(repr, unknown))}")
+        title = self.path.strip("/")
+        if not healthy:
+            return web.Response(status=500, text="\n".join([*lines, f"{title} check failed", ""]))
+        if "verbose" in request.query:
+            return web.Response(text="\n".join([*lines, f"{title} check passed", ""]))
+        return web.Response(text="ok")
+
+
+async def metrics_response(registry: CollectorRegistry, request: web.Request) -> web.Response:
+    encoder, content_type = choose_encoder(request.headers.get("Accept", ""))
+    return web.Response(body=encoder(registry), headers={"Content-Type": content_type})
+
+
+async def tasks_response(_request: web.Request) -> web.Response:
+    """Every task with its stack: what a hanging process is waiting for."""
+    out = io.StringIO()
+    for task in sorted(asyncio.all_tasks(), key=lambda task: task.get_name()):
+        task.print_stack(file=out)
+        out.write("\n")
+    return web.Response(text=out.getvalue())
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@final
+class HttpServer:
+    """One listener with a few GET routes."""
+
+    def __init__(self, address: str, routes: Mapping[str, Handler]) -> None:
+        """``address`` is ``host:port`` or ``:port`` for all interfaces; port 0 takes a free one."""
+        host, colon, port = address.rpartition(":")
+        if not colon or not port.isdigit():
+            raise ConfigError(f"{address!r} is not an address: use host:port or :port")
+        self._host = host.strip("[]") or None
+        self._port = int(port)
+        app = web.Application()
+        for path, handler in routes.items():
+            app.router.add_get(path, handler)
+        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=90.0, max_field_size=1 << 16)
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listen. Raises ConfigError where the address cannot be had."""
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._host, self._port)
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise ConfigError(f"cannot listen on {self._host or '*'}:{self._port}: {error.strerror}") from error
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()

@@ -1,0 +1,74 @@
+"""Small operations that every controller needs: finalizers, owner references, retries on conflict."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from kaito.runtime.client import Client, PatchType
+from kaito.runtime.errors import Conflict, Invalid
+from kaito.runtime.objects import ObjectMeta
+from kaito.runtime.resource import Resource
+
+T = TypeVar("T")
+
+CONFLICT_TRIES = 5
+CONFLICT_DELAY = 0.01
+"""Seconds, stretched by up to a tenth; client-go's DefaultRetry."""
+
+
+async def add_finalizer(client: Client, resource: Resource[T], meta: ObjectMeta, finalizer: str) -> T | None:
+    """Put ``finalizer`` on the object; None where it is there already. Raises Conflict where ``meta`` is out of date."""
+    if finalizer in meta.finalizers:
+        return None
+    return await _set_finalizers(client, resource, meta, [*meta.finalizers, finalizer])
+
+
+async def remove_finalizer(client: Client, resource: Resource[T], meta: ObjectMeta, finalizer: str) -> T | None:
+    """Take ``finalizer`` off the object and leave all others; None where it is not there. Raises Conflict where ``meta`` is
+    out of date, NotFound where the object is gone."""
+    if finalizer not in meta.finalizers:
+        return None
+    return await _set_finalizers(client, resource, meta, [item for item in meta.finalizers if item != finalizer])
+
+
+async def _set_finalizers(client: Client, resource: Resource[T], meta: ObjectMeta, finalizers: list[str]) -> T:
+    patch: list[dict[str, Any]] = [
+        {"op": "test", "path": "/metadata/uid", "value": meta.uid},
+        {"op": "test", "path": "/metadata/resourceVersion", "value": meta.resource_version},
+        {"op": "add", "path": "/metadata/finalizers", "value": finalizers},
+    ]
+    try:
+        return await client.patch(resource, meta.name, patch, namespace=meta.namespace, kind=PatchType.JSON)
+    except Invalid as error:
+        # A failed ``test`` is answered 422: the object changed since it was read.
+        raise Conflict(f"{resource.group_resource} {meta.key}: changed since it was read: {error.message}") from error
+
+
+def owner_reference(
+    resource: Resource[Any], meta: ObjectMeta, *, controller: bool = True, block_deletion: bool = True
+) -> dict[str, Any]:
+    """The entry for ``metadata.ownerReferences`` of an object that belongs to this one."""
+    reference: dict[str, Any] = {
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "name": meta.name,
+        "uid": meta.uid,
+    }
+    if controller:
+        reference["controller"] = True
+    if block_deletion:
+        reference["blockOwnerDeletion"] = True
+    return reference
+
+
+async def retry_on_conflict(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Call ``attempt`` again after a Conflict, five times in all; it should read the object anew each time."""
+    for _ in range(CONFLICT_TRIES - 1):
+        try:
+            return await attempt()
+        except Conflict:
+            await asyncio.sleep(CONFLICT_DELAY * random.uniform(1.0, 1.1))
+    return await attempt()

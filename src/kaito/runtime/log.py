@@ -1,0 +1,76 @@
+"""Structured logs: JSON in a cluster, coloured lines on a terminal, each bound to the reconcile it belongs to."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from contextvars import ContextVar
+from typing import Any, NamedTuple, TextIO
+
+import structlog
+
+from kaito.runtime.resource import Key
+
+
+class ReconcileScope(NamedTuple):
+    """What a line logged during a reconcile is about."""
+
+    controller: str
+    key: Key
+    reconcile_id: str
+
+
+reconcile_scope: ContextVar[ReconcileScope | None] = ContextVar("reconcile_scope", default=None)
+
+
+def _bind_scope(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    scope = reconcile_scope.get()
+    if scope is not None:
+        event.setdefault("controller", scope.controller)
+        event.setdefault("namespace", scope.key.namespace)
+        event.setdefault("name", scope.key.name)
+        event.setdefault("reconcileID", scope.reconcile_id)
+    return event
+
+
+def configure(level: str = "info", *, json: bool | None = None, stream: TextIO | None = None) -> None:
+    """Set up logging for the process; libraries' records go the same way, from ``warning`` up.
+
+    ``json`` None means JSON unless ``stream`` (standard error by default) is a terminal. Raises ValueError for an
+    unknown level.
+    """
+    stream = stream or sys.stderr
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise ValueError(f"{level!r} is not a log level: use debug, info, warning or error")
+    shared: list[Any] = [
+        _bind_scope,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    as_json = not stream.isatty() if json is None else json
+    if as_json:
+        tail: list[Any] = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    else:
+        tail = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+    structlog.configure(
+        processors=[*shared, *tail],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tail]
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(number, logging.WARNING))
+
+
+def get_logger(name: str) -> Any:
+    """A logger that names its part of the program as ``logger``."""
+    return structlog.get_logger().bind(logger=name)

@@ -1,0 +1,199 @@
+"""Metrics with controller-runtime's and client-go's names, labels and buckets, so that their dashboards work unchanged.
+
+Nothing is global: every manager has a ``RuntimeMetrics`` on a registry of its own. The work queues count for themselves and
+are read when the registry is scraped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import final
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from kaito.runtime.workqueue import DURATION_BUCKETS, DurationHistogram, QueueStatistics
+
+RECONCILE_BUCKETS = (
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0,
+    1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 60.0,
+)  # fmt: skip
+REQUEST_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
+SIZE_BUCKETS = tuple(
+    float(size) for size in (64, 256, 512, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20)
+)
+MAX_PRIORITY_LABELS = 25
+"""Priorities that get a label value of their own; deeper ones share ``exceeded_cardinality_limit``."""
+
+RECONCILE_RESULTS = ("error", "requeue", "requeue_after", "success")
+
+
+@final
+class ControllerMetrics:
+    """The series of one controller, all at zero from the start so that ``rate()`` works."""
+
+    __slots__ = ("active", "errors", "panics", "results", "terminal_errors", "time", "timeouts")
+
+    def __init__(self, metrics: RuntimeMetrics, controller: str, max_concurrent: int) -> None:
+        self.results = {result: metrics.reconcile_total.labels(controller, result) for result in RECONCILE_RESULTS}
+        self.errors = metrics.reconcile_errors_total.labels(controller)
+        self.terminal_errors = metrics.terminal_reconcile_errors_total.labels(controller)
+        self.panics = metrics.reconcile_panics_total.labels(controller)
+        self.timeouts = metrics.reconcile_timeouts_total.labels(controller)
+        self.time = metrics.reconcile_time_seconds.labels(controller)
+        self.active = metrics.active_workers.labels(controller)
+        metrics.max_concurrent_reconciles.labels(controller).set(max_concurrent)
+
+
+@final
+class RuntimeMetrics:
+    """Every metric that the runtime reports, on ``registry``."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = registry or CollectorRegistry(auto_describe=False)
+        self._queues = _QueueCollector()
+        self.registry.register(self._queues)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, buckets: Iterable[float], *labels: str) -> Histogram:
+            return Histogram(name, text, labels, buckets=tuple(buckets), registry=self.registry)
+
+        by_controller = "controller"
+        prefix = "controller_runtime"
+        self.reconcile_total = counter(f"{prefix}_reconcile_total", "Reconciles by result", by_controller, "result")
+        self.reconcile_errors_total = counter(f"{prefix}_reconcile_errors_total", "Failed reconciles", by_controller)
+        self.terminal_reconcile_errors_total = counter(
+            f"{prefix}_terminal_reconcile_errors_total", "Reconciles that failed for good", by_controller
+        )
+        self.reconcile_panics_total = counter(
+            f"{prefix}_reconcile_panics_total", "Reconciles that raised a bug", by_controller
+        )
+        self.reconcile_timeouts_total = counter(
+            f"{prefix}_reconcile_timeouts_total", "Reconciles stopped by their time limit", by_controller
+        )
+        self.reconcile_time_seconds = histogram(
+            f"{prefix}_reconcile_time_seconds", "Length of a reconcile", RECONCILE_BUCKETS, by_controller
+        )
+        self.max_concurrent_reconciles = gauge(f"{prefix}_max_concurrent_reconciles", "Workers", by_controller)
+        self.active_workers = gauge(f"{prefix}_active_workers", "Workers that are reconciling", by_controller)
+
+        self.requests_total = counter("rest_client_requests_total", "HTTP requests", "code", "method", "host")
+        self.request_duration = histogram(
+            "rest_client_request_duration_seconds", "Length of an HTTP request", REQUEST_BUCKETS, "verb", "host"
+        )
+        self.rate_limiter_duration = histogram(
+            "rest_client_rate_limiter_duration_seconds",
+            "Wait for the client-side rate limit",
+            REQUEST_BUCKETS,
+            "verb",
+            "host",
+        )
+        self.request_size = histogram(
+            "rest_client_request_size_bytes", "Size of a request body", SIZE_BUCKETS, "verb", "host"
+        )
+        self.response_size = histogram(
+            "rest_client_response_size_bytes", "Size of a response body", SIZE_BUCKETS, "verb", "host"
+        )
+        self.request_retries_total = counter(
+            "rest_client_request_retries_total", "HTTP requests sent again", "code", "verb", "host"
+        )
+
+        self.leader = gauge("leader_election_master_status", "1 where this process leads", "name")
+        self.leader_slowpath_total = counter(
+            "leader_election_slowpath_total", "Lease renewals that had to read the lease first", "name"
+        )
+
+        own = "kaito_runtime"
+        self.informer_revision = gauge(
+            f"{own}_informer_store_resource_version", "Newest resource version seen", "resource"
+        )
+        self.informer_objects = gauge(f"{own}_informer_objects", "Objects in the store", "resource")
+        self.informer_bytes = gauge(f"{own}_informer_bytes", "Bytes of the objects in the store", "resource")
+        self.informer_last_event_age = gauge(
+            f"{own}_informer_last_event_age_seconds", "Seconds since the server said anything", "resource"
+        )
+        self.informer_restarts_total = counter(
+            f"{own}_informer_restarts_total", "Lists and watches started again", "resource", "reason"
+        )
+        self.decode_errors_total = counter(
+            f"{own}_informer_decode_errors_total", "Objects that did not decode", "resource"
+        )
+        self.handler_errors_total = counter(
+            f"{own}_informer_handler_errors_total", "Errors raised by event handlers and index functions", "resource"
+        )
+        self.loop_lag = gauge(f"{own}_event_loop_lag_seconds", "Longest delay of the event loop in the last seconds")
+        self.fence_refusals_total = counter(f"{own}_fence_refusals_total", "Writes refused without a certain lease")
+
+    def for_controller(self, controller: str, max_concurrent: int) -> ControllerMetrics:
+        return ControllerMetrics(self, controller, max_concurrent)
+
+    def watch_queue(self, controller: str, statistics: Callable[[], QueueStatistics]) -> None:
+        """Report the queue of ``controller`` from now on."""
+        self._queues.sources[controller] = statistics
+
+
+@final
+class _QueueCollector(Collector):
+    def __init__(self) -> None:
+        self.sources: dict[str, Callable[[], QueueStatistics]] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["name", "controller"]
+        depth = GaugeMetricFamily("workqueue_depth", "Keys ready to be worked on", labels=[*labels, "priority"])
+        adds = CounterMetricFamily("workqueue_adds_total", "Keys that became ready", labels=labels)
+        retries = CounterMetricFamily("workqueue_retries_total", "Keys queued again after a failure", labels=labels)
+        waited = HistogramMetricFamily("workqueue_queue_duration_seconds", "Wait from ready to taken", labels=labels)
+        worked = HistogramMetricFamily("workqueue_work_duration_seconds", "Length of the work on a key", labels=labels)
+        unfinished = GaugeMetricFamily(
+            "workqueue_unfinished_work_seconds", "Seconds of work in progress, summed over keys", labels=labels
+        )
+        longest = GaugeMetricFamily(
+            "workqueue_longest_running_processor_seconds",
+            "Seconds the oldest work in progress has taken",
+            labels=labels,
+        )
+        for controller, statistics in self.sources.items():
+            now = statistics()
+            label = [controller, controller]
+            for priority, count in _bounded(now.depth).items():
+                depth.add_metric([*label, priority], count)
+            adds.add_metric(label, now.adds)
+            retries.add_metric(label, now.retries)
+            waited.add_metric(label, _cumulative(now.queue_duration), now.queue_duration.total)
+            worked.add_metric(label, _cumulative(now.work_duration), now.work_duration.total)
+            unfinished.add_metric(label, now.unfinished_seconds)
+            longest.add_metric(label, now.longest_running_seconds)
+        yield from (depth, adds, retries, waited, worked, unfinished, longest)
+
+
+def _bounded(depth: dict[int, int]) -> dict[str, int]:
+    bounded = {"0": depth.get(0, 0)}
+    others = sorted((priority for priority in depth if priority), reverse=True)
+    for priority in others[: MAX_PRIORITY_LABELS - 1]:
+        bounded[str(priority)] = depth[priority]
+    rest = others[MAX_PRIORITY_LABELS - 1 :]
+    if rest:
+        bounded["exceeded_cardinality_limit"] = sum(depth[priority] for priority in rest)
+    return bounded
+
+
+def _cumulative(histogram: DurationHistogram) -> list[tuple[str, float]]:
+    buckets: list[tuple[str, float]] = []
+    count = 0
+    for bound, in_bucket in zip((*map(repr, DURATION_BUCKETS), "+Inf"), histogram.counts, strict=True):
+        count += in_bucket
+        buckets.append((bound, count))
+    return buckets

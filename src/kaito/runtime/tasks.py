@@ -1,0 +1,63 @@
+"""Tasks that cannot be lost: strongly held, named, awaited before their owner ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, final
+
+
+@final
+class TaskScope:
+    """Owns background tasks.
+
+    A task that fails hands its error to ``on_error`` at once, so that nobody has to wait for it to be noticed. ``aclose``
+    cancels what still runs and returns only when all of it has ended.
+    """
+
+    def __init__(self, on_error: Callable[[str, BaseException], None]) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._on_error = on_error
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, name: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_error(task.get_name(), error)
+
+    async def join(self) -> None:
+        """Wait until every task has ended by itself."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def stop(self, deadline: float) -> None:
+        """Cancel all tasks and give them until ``deadline``, in the event loop's time, to end; then cancel them again."""
+        for task in self._tasks:
+            task.cancel()
+        left = deadline - asyncio.get_running_loop().time()
+        if self._tasks and left > 0:
+            await asyncio.wait(self._tasks, timeout=left)
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Cancel all tasks and wait for their end. Safe to call again, and from a task that is being cancelled itself."""
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+
+
+async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
+    """Cancel ``task`` and return when it has ended; its own error, if any, is raised."""
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()
