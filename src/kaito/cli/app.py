@@ -1,0 +1,26 @@
+"""The tree of commands. What a command needs is imported when it runs, so that ``--help`` costs nothing."""
+
+from __future__ import annotations
+
+import typer
+
+from kaito.cli import demo, dev, inspect, manager
+
+
+def build(*, plugin: bool) -> typer.Typer:
+    """The program: as a kubectl plugin without the commands that run servers in a cluster."""
+    app = typer.Typer(
+        name="kaito",
+        help="The Kubernetes AI toolchain operator: one Workspace, a GPU node, a running model.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    if not plugin:
+        app.command("manager")(manager.run)
+        app.command("demo")(demo.run)
+    app.add_typer(dev.app, name="dev")
+    app.command("plan")(inspect.plan)
+    app.command("presets")(inspect.presets)
+    app.command("version")(inspect.version)
+    return app

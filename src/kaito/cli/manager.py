@@ -1,0 +1,115 @@
+"""``kaito manager``: the operator."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kaito.cli.errors import fail
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable, Sequence
+
+    from kaito.runtime import ManagerOptions, RestConfig
+
+_ELECTION = "Leader election"
+
+
+def run(
+    controllers: Annotated[
+        str, typer.Option(help="Controllers to run, separated by commas: names of the entry-point group kaito.controllers.")
+    ] = "workspace,machine",
+    kubeconfig: Annotated[
+        str | None, typer.Option(help="Kubeconfig to use; by default $KUBECONFIG, the pod's service account, ~/.kube/config.")
+    ] = None,
+    context: Annotated[str | None, typer.Option(help="Context of the kubeconfig.")] = None,
+    metrics_bind_address: Annotated[str, typer.Option(help="host:port of /metrics; 0 turns it off.")] = ":8080",
+    health_probe_bind_address: Annotated[str, typer.Option(help="host:port of /healthz and /readyz; 0 turns it off.")] = ":8081",
+    leader_elect: Annotated[
+        bool, typer.Option("--leader-elect", help="Run only while holding a lease.", rich_help_panel=_ELECTION)
+    ] = False,
+    leader_election_namespace: Annotated[
+        str | None, typer.Option(help="Namespace of the lease; by default the process's own.", rich_help_panel=_ELECTION)
+    ] = None,
+    leader_election_id: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the lease; by default kaito- and the names of the controllers. Processes that run the same "
+            "controller must use the same lease.",
+            rich_help_panel=_ELECTION,
+        ),
+    ] = None,
+    lease_duration: Annotated[
+        float, typer.Option(help="Seconds that others wait for a silent leader.", rich_help_panel=_ELECTION)
+    ] = 15.0,
+    renew_deadline: Annotated[
+        float, typer.Option(help="Seconds after which a leader that cannot renew ends.", rich_help_panel=_ELECTION)
+    ] = 10.0,
+    retry_period: Annotated[float, typer.Option(help="Seconds between two tries.", rich_help_panel=_ELECTION)] = 2.0,
+    grace_period: Annotated[float, typer.Option(help="Seconds for reconciles to end when stopping.")] = 30.0,
+    kube_api_qps: Annotated[float, typer.Option(help="Requests a second to the API server; 0 for no limit.")] = 0.0,
+    kube_api_burst: Annotated[int, typer.Option(help="Requests that may exceed it for a moment.")] = 50,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_format: Annotated[str, typer.Option(help="json, text, or auto: text on a terminal.")] = "auto",
+) -> None:
+    """Run the operator, in a cluster or against any kubeconfig, until SIGTERM or SIGINT."""
+    import asyncio
+    from dataclasses import replace
+
+    from kaito.runtime import ConfigError, ElectionConfig, ManagerOptions, configure_logging, default_identity, load_config
+
+    if log_format not in ("auto", "json", "text"):
+        fail(f"--log-format {log_format!r}: use auto, json or text")
+    names = [name.strip() for name in controllers.split(",") if name.strip()]
+    try:
+        configure_logging(log_level, json={"auto": None, "json": True, "text": False}[log_format])
+        config = replace(
+            load_config(kubeconfig, context=context), qps=kube_api_qps, burst=kube_api_burst, user_agent="kaito-manager"
+        )
+        election = None
+        if leader_elect:
+            election = ElectionConfig(
+                namespace=leader_election_namespace or config.namespace,
+                name=leader_election_id or "-".join(["kaito", *sorted(names)]),
+                identity=default_identity(),
+                lease_duration=lease_duration,
+                renew_deadline=renew_deadline,
+                retry_period=retry_period,
+            )
+        options = ManagerOptions(
+            metrics_address=metrics_bind_address,
+            health_address=health_probe_bind_address,
+            election=election,
+            grace_period=grace_period,
+        )
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_run(config, options, names))
+    except (ConfigError, ValueError) as error:
+        fail(error)
+    except Exception as error:  # already logged, with the part that failed
+        fail(error, code=1)
+
+
+async def _run(config: RestConfig, options: ManagerOptions, names: Sequence[str]) -> None:
+    from kaito.runtime import Manager
+    from kaito.runtime.plugins import load_controllers
+
+    manager = Manager(config, options)
+    try:
+        for setup in load_controllers(names):
+            setup(manager, os.environ)
+    except BaseException:
+        await manager.rest.aclose()
+        raise
+    await manager.run(handle_signals=True)
+
+
+def _loop_factory() -> Callable[[], AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not on this platform: asyncio's own loop does
+        return None
+    return uvloop.new_event_loop
