@@ -6,11 +6,11 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from support.controlplane import ControlPlane, external, of_server
 
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
-from kaito.runtime import Client, RestConfig, Rest, RuntimeMetrics
+from kaito.runtime import Client, Rest, RestConfig, RuntimeMetrics
 from kaito.runtime.resource import NAMESPACES
+from support.controlplane import ControlPlane, external, of_server
 
 
 @pytest.fixture(scope="session")

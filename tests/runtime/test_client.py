@@ -73,7 +73,9 @@ async def test_arguments_are_never_changed(client: Client, namespace: str) -> No
     assert body == before
 
 
-async def test_lists_are_read_in_pages_and_selected(client: Client, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lists_are_read_in_pages_and_selected(
+    client: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("kaito.runtime.pager.list_pages.__kwdefaults__", {**_page_defaults(), "limit": 3})
     for number in range(8):
         await client.create(CONFIG_MAPS, config_map(f"c{number}", namespace, labels={"parity": str(number % 2)}))
@@ -97,7 +99,9 @@ async def test_an_invalid_object_names_the_field(client: Client, namespace: str)
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {"name": "d", "namespace": namespace},
-        "spec": {"template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}},
+        "spec": {
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+        },
     }
     with pytest.raises(Invalid, match=r"spec\.selector"):
         await client.create(DEPLOYMENTS, bad)
@@ -110,7 +114,9 @@ async def test_finalizers_come_and_go_alone(client: Client, namespace: str) -> N
     assert meta(second).finalizers == ("example.com/other", "kaito.sh/test")
     assert await add_finalizer(client, CONFIG_MAPS, meta(second), "kaito.sh/test") is None
     with pytest.raises(Conflict):
-        await remove_finalizer(client, CONFIG_MAPS, ObjectMeta(**{**_fields(meta(second)), "resource_version": "1"}), "kaito.sh/test")
+        await remove_finalizer(
+            client, CONFIG_MAPS, ObjectMeta(**{**_fields(meta(second)), "resource_version": "1"}), "kaito.sh/test"
+        )
     third = await remove_finalizer(client, CONFIG_MAPS, meta(second), "kaito.sh/test")
     assert third is not None
     assert meta(third).finalizers == ("example.com/other",)
@@ -178,8 +184,12 @@ async def test_a_fenced_client_sends_nothing(rest: Rest, client: Client, namespa
         await fenced.get(CONFIG_MAPS, "a", namespace)
 
 
-@pytest.mark.parametrize("error", [TooManyRequests("slow", retry_after=0.0), ServiceUnavailable("down", retry_after=0.0)])
-async def test_what_asks_for_a_retry_gets_one(emulated: ApiServer, client: Client, namespace: str, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [TooManyRequests("slow", retry_after=0.0), ServiceUnavailable("down", retry_after=0.0)]
+)
+async def test_what_asks_for_a_retry_gets_one(
+    emulated: ApiServer, client: Client, namespace: str, error: Exception
+) -> None:
     fault = emulated.faults.add(Fault("create", "configmaps", error=error, count=2))  # type: ignore[arg-type]
     await client.create(CONFIG_MAPS, config_map("a", namespace))
     assert fault.hits == 2
@@ -192,7 +202,9 @@ async def test_what_does_not_ask_for_a_retry_gets_none(emulated: ApiServer, clie
     assert fault.hits == 1
 
 
-async def test_a_read_whose_connection_breaks_is_sent_again_once(emulated: ApiServer, client: Client, namespace: str) -> None:
+async def test_a_read_whose_connection_breaks_is_sent_again_once(
+    emulated: ApiServer, client: Client, namespace: str
+) -> None:
     await client.create(CONFIG_MAPS, config_map("a", namespace))
     fault = emulated.faults.add(Fault("get", "configmaps", drop="before", count=1))
     assert await client.get(CONFIG_MAPS, "a", namespace)
@@ -208,18 +220,15 @@ async def test_a_write_whose_connection_breaks_is_sent_once_and_its_outcome_is_u
 ) -> None:
     existing = await client.create(CONFIG_MAPS, config_map("a", namespace))
     fault = emulated.faults.add(Fault(verb, "configmaps", drop="after", count=5))
+    patch = [{"op": "add", "path": "/data", "value": {"x": "1"}}]
+    writes = {
+        "create": lambda: client.create(CONFIG_MAPS, config_map("b", namespace)),
+        "update": lambda: client.update(CONFIG_MAPS, existing),
+        "patch": lambda: client.patch(CONFIG_MAPS, "a", patch, namespace=namespace, kind=PatchType.JSON),
+        "delete": lambda: client.delete(CONFIG_MAPS, "a", namespace),
+    }
     with pytest.raises(OutcomeUnknown):
-        match verb:
-            case "create":
-                await client.create(CONFIG_MAPS, config_map("b", namespace))
-            case "update":
-                await client.update(CONFIG_MAPS, existing)
-            case "patch":
-                await client.patch(
-                    CONFIG_MAPS, "a", [{"op": "add", "path": "/data", "value": {"x": "1"}}], namespace=namespace, kind=PatchType.JSON
-                )
-            case "delete":
-                await client.delete(CONFIG_MAPS, "a", namespace)
+        await writes[verb]()
     assert fault.hits == 1
     emulated.faults.clear()
 

@@ -36,7 +36,9 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def kubeconfig(tmp_path: Path) -> Write:
-    def write(name: str = "config", *, user: dict[str, Any] | None = None, cluster: dict[str, Any] | None = None, **top: Any) -> Path:
+    def write(
+        name: str = "config", *, user: dict[str, Any] | None = None, cluster: dict[str, Any] | None = None, **top: Any
+    ) -> Path:
         body = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -120,7 +122,11 @@ def pod(tmp_path: Path) -> Path:
 
 
 async def test_in_a_pod_the_service_account_is_used(pod: Path) -> None:
-    environ = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "6443", "KUBERNETES_SERVICE_ACCOUNT_DIR": str(pod)}
+    environ = {
+        "KUBERNETES_SERVICE_HOST": "fd00::1",
+        "KUBERNETES_SERVICE_PORT": "6443",
+        "KUBERNETES_SERVICE_ACCOUNT_DIR": str(pod),
+    }
     config = load_config(environ=environ)
     assert (config.server, config.namespace) == ("https://[fd00::1]:6443", "kaito-system")
     assert await config.credentials.authorization() == "Bearer first"
@@ -195,7 +201,7 @@ async def test_a_plugin_runs_once_until_its_token_expires_or_is_refused_however_
     [
         ("import sys; sys.exit('not logged in')", Unauthorized, "not logged in"),
         ("print('hello')", Unauthorized, "printed no ExecCredential"),
-        ("print('{\"status\": {\"clientCertificateData\": \"x\"}}')", ConfigError, "gave no token"),
+        ('print(\'{"status": {"clientCertificateData": "x"}}\')', ConfigError, "gave no token"),
     ],
 )
 async def test_a_plugin_that_fails_is_quoted(tmp_path: Path, body: str, error: type[Exception], words: str) -> None:

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from support.waiting import eventually
 
 from kaito.devcluster.apiserver import ApiServer
 from kaito.devcluster.apiserver.faults import Fault
@@ -19,6 +18,7 @@ from kaito.runtime.informer import Informer, Scope
 from kaito.runtime.reflector import ReflectorMachine
 from kaito.runtime.resource import CONFIG_MAPS, Manifest, manifest_resource
 from kaito.runtime.tasks import TaskScope, cancel_and_wait
+from support.waiting import eventually
 
 
 def config_map(name: str, namespace: str, value: str = "", **metadata: Any) -> Manifest:
@@ -48,9 +48,15 @@ class Recorder:
 
 
 @asynccontextmanager
-async def running(rest: Rest, scope: Scope, *, streaming: bool = True) -> AsyncIterator[tuple[Informer[Manifest], Recorder]]:
+async def running(
+    rest: Rest, scope: Scope, *, streaming: bool = True
+) -> AsyncIterator[tuple[Informer[Manifest], Recorder]]:
     informer = Informer(
-        rest, CONFIG_MAPS, scope, metrics=RuntimeMetrics(), machine=ReflectorMachine(streaming=streaming, rng=lambda: 0.0)
+        rest,
+        CONFIG_MAPS,
+        scope,
+        metrics=RuntimeMetrics(),
+        machine=ReflectorMachine(streaming=streaming, rng=lambda: 0.0),
     )
     recorder = Recorder()
     informer.add_handler(recorder)
@@ -144,16 +150,21 @@ async def test_what_happened_before_a_compaction_is_found_by_a_new_list(
     for name in ("kept", "gone", "changed"):
         await client.create(CONFIG_MAPS, config_map(name, namespace, "1"))
     async with running(rest, Scope(namespace), streaming=streaming) as (_, recorder):
-        block = emulated.faults.add(Fault("watch", "configmaps", error=TooManyRequests("busy", retry_after=0.05), count=-1))
+        block = emulated.faults.add(
+            Fault("watch", "configmaps", error=TooManyRequests("busy", retry_after=0.05), count=-1)
+        )
         emulated.cut_watches()
         await client.delete(CONFIG_MAPS, "gone", namespace)
         await client.patch(CONFIG_MAPS, "changed", {"data": {"value": "2"}}, namespace=namespace)
         await client.create(CONFIG_MAPS, config_map("new", namespace, "1"))
         emulated.compact()
         emulated.faults.remove(block)
-        await eventually(lambda: {**recorder.state, "kube-root-ca.crt": ""} == {
-            "kept": "1", "changed": "2", "new": "1", "kube-root-ca.crt": ""
-        })
+        await eventually(
+            lambda: (
+                {**recorder.state, "kube-root-ca.crt": ""}
+                == {"kept": "1", "changed": "2", "new": "1", "kube-root-ca.crt": ""}
+            )
+        )
         (deletion,) = (event for event in recorder.events if event.type is EventType.DELETED)
         assert deletion.final_state_unknown
         update = next(event for event in recorder.events if event.type is EventType.UPDATED)
@@ -161,9 +172,13 @@ async def test_what_happened_before_a_compaction_is_found_by_a_new_list(
         assert update.old.decode()["data"]["value"] == "1"
 
 
-async def test_a_server_without_streaming_lists_is_listed(emulated: ApiServer, rest: Rest, client: Client, namespace: str) -> None:
+async def test_a_server_without_streaming_lists_is_listed(
+    emulated: ApiServer, rest: Rest, client: Client, namespace: str
+) -> None:
     await client.create(CONFIG_MAPS, config_map("a", namespace))
-    refused = emulated.faults.add(Fault("watch", "configmaps", error=Invalid("sendInitialEvents is forbidden"), count=1))
+    refused = emulated.faults.add(
+        Fault("watch", "configmaps", error=Invalid("sendInitialEvents is forbidden"), count=1)
+    )
     async with running(rest, Scope(namespace)) as (_, recorder):
         assert "a" in recorder.state
         assert refused.hits == 1

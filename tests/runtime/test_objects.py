@@ -34,7 +34,9 @@ def encode(document: Any, *, compact: bool = True) -> bytes:
 
 
 @given(
-    before=st.dictionaries(st.sampled_from(["labels", "annotations"]), st.just({"a": '"managedFields":[1]'}), max_size=2),
+    before=st.dictionaries(
+        st.sampled_from(["labels", "annotations"]), st.just({"a": '"managedFields":[1]'}), max_size=2
+    ),
     managed=st.lists(json_values, max_size=3),
     after=st.booleans(),
     spec=json_values,
@@ -76,7 +78,15 @@ def test_every_read_is_a_value_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"[]", b"{}", b"not json", b'{"metadata":{}}', b'{"kind":"Table","metadata":{"name":"a"}}', b'{"metadata":{"name":5}}'],
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"not json",
+        b'{"metadata":{}}',
+        b'{"kind":"Table","metadata":{"name":"a"}}',
+        b'{"metadata":{"name":5}}',
+    ],
 )
 def test_what_is_not_the_object_is_refused(data: bytes) -> None:
     with pytest.raises(DecodeError):
@@ -96,7 +106,10 @@ def test_revisions_compare_as_integers_or_not_at_all(text: str, number: int) -> 
     assert revision(text) == number
 
 
-@given(lines=st.lists(st.binary(min_size=1, max_size=20).filter(lambda line: b"\n" not in line), max_size=8), data=st.data())
+@given(
+    lines=st.lists(st.binary(min_size=1, max_size=20).filter(lambda line: b"\n" not in line), max_size=8),
+    data=st.data(),
+)
 def test_lines_come_out_whole_however_they_are_cut(lines: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(line + b"\n" for line in lines)
     splitter = LineSplitter()

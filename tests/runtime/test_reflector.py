@@ -115,7 +115,9 @@ def test_what_only_the_connection_suffered_from_needs_no_list(error: Exception, 
     assert subject.next().kind is StepKind.WATCH
 
 
-@pytest.mark.parametrize("error", [InternalError("boom"), Forbidden("no"), DecodeError("garbage")], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "error", [InternalError("boom"), Forbidden("no"), DecodeError("garbage")], ids=lambda e: type(e).__name__
+)
 def test_other_watch_errors_list_after_a_delay(error: Exception) -> None:
     subject = watching("42")
     assert fail(subject, error) > 0.0
@@ -158,7 +160,9 @@ class TestStreaming:
         fail(subject, InternalError("boom"))
         assert subject.next().kind is StepKind.LIST
 
-    @pytest.mark.parametrize("error", [TransportError("refused"), TooManyRequests("slow down")], ids=["connection", "throttled"])
+    @pytest.mark.parametrize(
+        "error", [TransportError("refused"), TooManyRequests("slow down")], ids=["connection", "throttled"]
+    )
     def test_a_passing_failure_streams_again(self, error: Exception) -> None:
         subject = machine(streaming=True)
         assert fail(subject, error) > 0.0
@@ -194,7 +198,11 @@ class TestVersions:
         versions.event("ADDED", "50")
         assert versions.event("BOOKMARK", "55") == "55"
 
-    @given(st.lists(st.tuples(st.sampled_from(["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]), st.integers(1, 99)), max_size=20))
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from(["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]), st.integers(1, 99)), max_size=20
+        )
+    )
     def test_it_never_goes_back(self, events: list[tuple[str, int]]) -> None:
         versions = StreamedVersions("5")
         reached = 5

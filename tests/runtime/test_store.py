@@ -20,7 +20,9 @@ def fail(error: Exception) -> None:
     raise error
 
 
-def make(name: str, version: int, *, uid: str = "", labels: dict[str, str] | None = None, namespace: str = "n") -> Stored[Any]:
+def make(
+    name: str, version: int, *, uid: str = "", labels: dict[str, str] | None = None, namespace: str = "n"
+) -> Stored[Any]:
     metadata = {"name": name, "namespace": namespace, "uid": uid or f"uid-{name}", "resourceVersion": str(version)}
     if labels:
         metadata["labels"] = labels  # type: ignore[assignment]

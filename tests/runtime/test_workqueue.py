@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from kaito.runtime.workqueue import LOW_PRIORITY, PriorityQueue, QueueShutDown, WorkQueue
+from support.waiting import eventually
 
 
 async def take(queue: WorkQueue[Any]) -> Any:
@@ -149,8 +150,7 @@ async def test_cancelled_getters_lose_nothing() -> None:
             workers[index] = asyncio.ensure_future(worker())
         if rng.random() < 0.3:
             await asyncio.sleep(0)
-    while len(queue):
-        await asyncio.sleep(0)
+    await eventually(lambda: not len(queue))
     for task in workers:
         task.cancel()
     await asyncio.gather(*workers, return_exceptions=True)

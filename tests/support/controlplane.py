@@ -104,7 +104,9 @@ def envtest(assets: Path) -> Iterator[RestConfig]:
             stack.callback(_stop, process, stop_timeout)
         url = f"https://127.0.0.1:{port}"
         _wait_ready(f"{url}/readyz", token, start_timeout)
-        yield RestConfig(server=url, credentials=StaticToken(token), tls=TlsConfig(insecure=True), user_agent="kaito-tests")
+        yield RestConfig(
+            server=url, credentials=StaticToken(token), tls=TlsConfig(insecure=True), user_agent="kaito-tests"
+        )
 
 
 def _stop(process: subprocess.Popen[bytes], timeout: float) -> None:
@@ -130,4 +132,3 @@ def _wait_ready(url: str, token: str, timeout: float) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{url} was not ready within {timeout:g} s")
         time.sleep(0.1)
-
