@@ -306,7 +306,7 @@ async def scrape(manager: Manager) -> dict[str, float]:
     return {
         sample.name
         + (
-            "{" + ",".join(f'{name}="{value}"' for name, value in sample.labels.items()) + "}" if sample.labels else ""
+            "{" + ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items())) + "}" if sample.labels else ""
         ): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
@@ -352,7 +352,7 @@ async def test_metrics_have_the_names_that_dashboards_know(config: RestConfig, c
     } <= names
     assert not {name for name in names if name.endswith("_created")}
     assert samples['controller_runtime_max_concurrent_reconciles{controller="test"}'] == 3
-    assert samples['workqueue_depth{name="test",controller="test",priority="0"}'] == 0
+    assert samples['workqueue_depth{controller="test",name="test",priority="0"}'] == 0
     for result in ("error", "requeue", "requeue_after"):
         assert samples[f'controller_runtime_reconcile_total{{controller="test",result="{result}"}}'] == 0
 
