@@ -99,7 +99,7 @@ class RestConfig:
 
 
 def load_config(
-    kubeconfig: str | None = None, *, context: str | None = None, environ: Mapping[str, str] | None = None
+    kubeconfig: str | Path | None = None, *, context: str | None = None, environ: Mapping[str, str] | None = None
 ) -> RestConfig:
     """The configuration to use, by kubectl's rules.
 
@@ -107,7 +107,7 @@ def load_config(
     account, else ``~/.kube/config``. Raises ConfigError.
     """
     environ = os.environ if environ is None else environ
-    paths = kubeconfig or environ.get("KUBECONFIG")
+    paths = str(kubeconfig) if kubeconfig else environ.get("KUBECONFIG")
     if not paths and environ.get("KUBERNETES_SERVICE_HOST"):
         return in_cluster_config(environ)
     return kubeconfig_config(paths or "~/.kube/config", context=context)

@@ -1,0 +1,46 @@
+# kaito: `make demo` tries it, `make test` and `make lint` check it. Each sets up the virtual environment that it needs.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+JOBS   ?= auto
+KEEP   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format manifests bench clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "kaito needs Python 3.11 or newer; this is $$($(PYTHON) --version). Name another one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## A Workspace from kubectl apply to Ready on a local cluster (KEEP=1 leaves it running)
+	@$(BIN)/kaito demo $(if $(KEEP),--keep)
+
+test: $(STAMP) ## All tests
+	$(BIN)/pytest --numprocesses=$(JOBS) --dist=worksteal -q
+
+lint: $(STAMP) ## Style, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+manifests: $(STAMP) ## Write config/crd from the API types
+	$(BIN)/python hack/generate_crds.py
+
+bench: $(STAMP) ## Measure the runtime
+	$(BIN)/python hack/bench/runtime.py
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests hack -name __pycache__ -type d -prune -exec rm -rf {} +

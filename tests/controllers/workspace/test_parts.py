@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import pytest
+
+from kaito.api.resources import MACHINES, WORKSPACES
+from kaito.api.workspace import Workspace
+from kaito.controllers import workspace as controller
+from kaito.controllers.workspace import nodes, watches
+from kaito.controllers.workspace.inference import gpus_per_replica
+from kaito.controllers.workspace.pipeline import Fail, Finding, Outcome, Proceed, Wait, run
+from kaito.controllers.workspace.pods import worst_problem
+from kaito.controllers.workspace.settings import Settings
+from kaito.controllers.workspace.status import next_status, status_patch, transitions
+from kaito.models import Catalogue
+from kaito.runtime import ConfigError, Controller, Event, EventType, Key, Lister, Resource, Stored
+from kaito.runtime.errors import Invalid
+from kaito.runtime.resource import NODES, PODS
+from kaito.runtime.store import Store
+
+NOON = datetime(2024, 11, 16, 12, tzinfo=UTC)
+
+
+def node(name: str = "n", *, ready: str = "True", size: str = "Standard_NC6s_v3", **labels: str) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": name,
+            "labels": {"apps": "phi-3", "node.kubernetes.io/instance-type": size}
+            | {key.replace("__", "/"): value for key, value in labels.items()},
+        },
+        "status": {"conditions": [{"type": "Ready", "status": ready}], "allocatable": {"nvidia.com/gpu": "1"}},
+    }
+
+
+@pytest.fixture
+def workspace(phi3: dict[str, Any]) -> Workspace:
+    phi3["metadata"] |= {"namespace": "default", "uid": "u", "generation": 4}
+    return Workspace.model_validate(phi3)
+
+
+def with_resource(workspace: Workspace, **update: Any) -> Workspace:
+    return workspace.model_copy(update={"resource": workspace.resource.model_copy(update=update)})
+
+
+# Nodes
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        (node(), ""),
+        (node(ready="Unknown"), "is not Ready"),
+        (node(apps="other"), "does not have the labels apps=phi-3"),
+        (node(size="Standard_NC12s_v3"), "is of size Standard_NC12s_v3, not Standard_NC6s_v3"),
+        (node(kaito__x="y"), ""),
+        ({**node(), "metadata": {**node()["metadata"], "deletionTimestamp": "x"}}, "is being deleted"),
+        (
+            node(**{"kaito.sh__workspace": "other", "kaito.sh__workspacenamespace": "default"}),
+            "was made for the Workspace default/other",
+        ),
+        (node(**{"kaito.sh__workspace": "w", "kaito.sh__workspacenamespace": "default"}), ""),
+        (
+            node(**{"kaito.sh__workspace": "w", "kaito.sh__workspacenamespace": "elsewhere"}),
+            "was made for the Workspace elsewhere/w",
+        ),
+    ],
+)
+def test_objections(workspace: Workspace, manifest: dict[str, Any], words: str) -> None:
+    assert nodes.objection(manifest, workspace) == words
+
+
+def test_preferred_nodes_may_be_of_any_size_but_need_the_labels(workspace: Workspace) -> None:
+    preferring = with_resource(workspace, preferred_nodes=("big", "bare"))
+    assert nodes.objection(node("big", size="Standard_ND96asr_v4"), preferring) == ""
+    assert "does not have the labels" in nodes.objection(node("bare", apps="x"), preferring)
+
+
+def test_nodes_are_ranked(workspace: Workspace) -> None:
+    status = workspace.status.model_copy(update={"worker_nodes": ("d",)})
+    wanting = with_resource(workspace, count=9, preferred_nodes=("e",)).model_copy(update={"status": status})
+    candidates = [node(name) for name in "abcde"]
+    assert [nodes.name_of(chosen) for chosen in nodes.select(candidates, wanting, {"c"})] == ["e", "d", "c", "a", "b"]
+    assert len(nodes.select(candidates, with_resource(wanting, count=2), set())) == 2
+
+
+def test_gpus_count_when_they_can_be_asked_for() -> None:
+    assert nodes.gpus({"status": {"capacity": {"nvidia.com/gpu": "2"}, "allocatable": {"nvidia.com/gpu": "2"}}}) == 2
+    assert nodes.gpus({"status": {"capacity": {"nvidia.com/gpu": "2"}, "allocatable": {"nvidia.com/gpu": "0"}}}) == 0
+    assert nodes.gpus({"status": {"capacity": {"nvidia.com/gpu": "2"}, "allocatable": None}}) == 0
+    assert nodes.gpus({}) == 0
+
+
+# Pods
+
+
+def pod(name: str = "p", **status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name}, "status": status}
+
+
+def waiting(reason: str, message: str = "m") -> list[dict[str, Any]]:
+    return [{"name": "c", "ready": False, "state": {"waiting": {"reason": reason, "message": message}}}]
+
+
+UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+
+
+@pytest.mark.parametrize(
+    ("found", "text", "failing"),
+    [
+        (pod(conditions=[UNSCHEDULABLE]), "Unschedulable: pod p: 0/3 nodes", False),
+        (pod(containerStatuses=waiting("ErrImagePull")), "ErrImagePull: container c of pod p: m", False),
+        (pod(initContainerStatuses=waiting("InvalidImageName")), "InvalidImageName: container c of pod p: m", True),
+        (pod(containerStatuses=waiting("CrashLoopBackOff", "")), "CrashLoopBackOff: container c of pod p", True),
+        (pod(phase="Failed", reason="Evicted", message="low on disk"), "Evicted: pod p: low on disk", True),
+        (
+            pod(containerStatuses=[{"name": "c", "state": {"terminated": {"reason": "Error", "exitCode": 3}}}]),
+            "Error: container c of pod p: exit code 3",
+            False,
+        ),
+    ],
+)
+def test_problems_of_pods(found: dict[str, Any], text: str, failing: bool) -> None:
+    problem = worst_problem([found])
+    assert problem is not None
+    assert (str(problem), problem.failing) == (text, failing)
+
+
+def test_memory_is_named_behind_a_crash_loop() -> None:
+    status = waiting("CrashLoopBackOff")[0] | {"lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}
+    problem = worst_problem([pod(containerStatuses=[status])])
+    assert problem is not None
+    assert problem.reason == "OOMKilled"
+    assert "larger instance type" in problem.message
+
+
+def test_the_failing_pod_is_told_of_first() -> None:
+    pods = [pod("a", conditions=[UNSCHEDULABLE]), pod("b", containerStatuses=waiting("InvalidImageName"))]
+    problem = worst_problem(pods)
+    assert problem is not None
+    assert problem.reason == "InvalidImageName"
+
+
+def test_quiet_pods_have_no_problem() -> None:
+    going = pod("c", containerStatuses=waiting("CrashLoopBackOff"))
+    going["metadata"]["deletionTimestamp"] = "2024-11-16T12:00:00Z"
+    assert worst_problem([pod("a", containerStatuses=waiting("ContainerCreating")), pod("b"), going]) is None
+
+
+# Pipeline
+
+
+class Says:
+    def __init__(self, condition: str, outcome: Outcome | Exception) -> None:
+        self.condition, self.pending, self.failed = condition, f"{condition}Pending", f"{condition}Failed"
+        self._outcome = outcome
+
+    condition: ClassVar[str]
+    pending: ClassVar[str]
+    failed: ClassVar[str]
+
+    async def reconcile(self, ctx: Any) -> Outcome:
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
+
+
+async def findings(*outcomes: Outcome | Exception) -> dict[str, tuple[str, str, str]]:
+    report = await run([Says(name, outcome) for name, outcome in zip("ABC", outcomes, strict=False)], None)
+    return {found.type: (found.status, found.reason, found.message) for found in report.findings}
+
+
+async def test_all_proceed() -> None:
+    assert await findings(Proceed("r", "m"), Proceed("s")) == {
+        "A": ("True", "r", "m"),
+        "B": ("True", "s", ""),
+        "WorkspaceSucceeded": ("True", "workspaceSucceeded", "workspace succeeds"),
+    }
+
+
+async def test_a_wait_holds_up_the_rest() -> None:
+    assert await findings(Proceed(), Wait("w", "for it", status="Unknown"), Proceed()) == {
+        "A": ("True", "", ""),
+        "B": ("Unknown", "w", "for it"),
+        "C": ("False", "CPending", "for it"),
+        "WorkspaceSucceeded": ("False", "workspacePending", "for it"),
+    }
+
+
+async def test_a_failure_fails_the_rest() -> None:
+    assert await findings(Fail("f", "broken"), Proceed()) == {
+        "A": ("False", "f", "broken"),
+        "B": ("False", "BFailed", "broken"),
+        "WorkspaceSucceeded": ("False", "workspaceFailed", "broken"),
+    }
+
+
+async def test_a_refusal_is_a_failure_that_is_tried_again() -> None:
+    refusal = Invalid("no such field")
+    report = await run([Says("A", refusal)], None)
+    assert report.error is refusal
+    assert report.findings[0] == Finding("A", "False", "AFailed", "no such field")
+
+
+# Status
+
+
+def test_status_is_patched_where_it_differs(workspace: Workspace) -> None:
+    found = [Finding("ResourceReady", "True", "r", "m")]
+    status = next_status(workspace, found, ("n1", "n2"), NOON)
+    assert status_patch(workspace, status) == {
+        "metadata": {"uid": "u"},
+        "status": {
+            "workerNodes": ["n1", "n2"],
+            "conditions": [
+                {
+                    "type": "ResourceReady",
+                    "status": "True",
+                    "observedGeneration": 4,
+                    "lastTransitionTime": "2024-11-16T12:00:00Z",
+                    "reason": "r",
+                    "message": "m",
+                }
+            ],
+        },
+    }
+    settled = workspace.model_copy(update={"status": status})
+    assert status_patch(settled, next_status(settled, found, None, NOON)) is None
+
+
+def test_only_turning_points_are_told(workspace: Workspace) -> None:
+    def told(old: list[Finding], new: list[Finding]) -> list[tuple[str, str]]:
+        before = next_status(workspace, old, None, NOON)
+        after = next_status(workspace.model_copy(update={"status": before}), new, None, NOON)
+        return [(event.type, event.reason) for event in transitions(before, after)]
+
+    pending = Finding("WorkspaceSucceeded", "False", "workspacePending", "")
+    succeeded = Finding("WorkspaceSucceeded", "True", "workspaceSucceeded", "")
+    failed = Finding("WorkspaceSucceeded", "False", "workspaceFailed", "why")
+    assert told([], [pending]) == []
+    assert told([pending], [succeeded, Finding("InferenceReady", "True", "r", "")]) == [
+        ("Normal", "WorkspaceReady"),
+        ("Normal", "InferenceReady"),
+    ]
+    assert told([succeeded], [pending]) == [("Warning", "WorkspaceNotReady")]
+    assert told([pending], [failed]) == [("Warning", "WorkspaceFailed")]
+    assert told([failed], [failed]) == []
+
+
+# Settings
+
+
+def test_settings() -> None:
+    assert Settings.from_environ({}) == Settings("mcr.microsoft.com/aks/kaito", "azure")
+    environ = {"PRESET_REGISTRY_NAME": "r.io/kaito/", "CLOUD_PROVIDER": "aws"}
+    assert Settings.from_environ(environ) == Settings("r.io/kaito", "aws")
+    with pytest.raises(ConfigError, match="CLOUD_PROVIDER is 'gcp'; it must be one of: azure, aws"):
+        Settings.from_environ({"CLOUD_PROVIDER": "gcp"})
+
+
+@pytest.mark.parametrize(
+    ("size", "seen", "expected"),
+    [("Standard_NC24s_v3", 0, 4), ("Standard_NC_new", 3, 3), ("Standard_NC_new", 0, 1)],
+)
+def test_gpus_of_a_replica(workspace: Workspace, size: str, seen: int, expected: int) -> None:
+    catalogue = Catalogue.default()
+    amounts = {"nvidia.com/gpu": str(seen)}
+    context = type("Context", (), {})()
+    context.sku = catalogue.sku("azure", size)
+    context.nodes = ({"status": {"capacity": amounts, "allocatable": amounts}},) if seen else ()
+    preset = catalogue.preset("phi-3-mini-4k-instruct")
+    assert preset is not None
+    assert gpus_per_replica(context, preset) == expected
+
+
+# Watches
+
+
+def stored(resource: Resource[Any], manifest: dict[str, Any]) -> Stored[Any]:
+    return Stored(resource, json.dumps(manifest).encode())
+
+
+def test_machines_and_pods_lead_to_their_workspace() -> None:
+    labels = {"kaito.sh/workspace": "w", "kaito.sh/workspacenamespace": "ns"}
+    assert list(watches.workspace_of_machine(stored(MACHINES, {"metadata": {"name": "m", "labels": labels}}))) == [
+        Key("ns", "w")
+    ]
+    assert list(watches.workspace_of_machine(stored(MACHINES, {"metadata": {"name": "m"}}))) == []
+    found = stored(PODS, {"metadata": {"name": "p", "namespace": "ns", "labels": labels}})
+    assert list(watches.workspace_of_pod(found)) == [Key("ns", "w")]
+    assert watches.WORKSPACE_PODS.matches(labels)
+
+
+def test_nodes_lead_to_the_workspaces_that_select_or_use_them(phi3: dict[str, Any]) -> None:
+    store: Store[Workspace] = Store(WORKSPACES, on_index_error=lambda error: None)
+    others = {"matchLabels": {"apps": "other"}}
+    broken = {"matchLabels": {"apps": "not a value"}}
+    for number, (name, selector, used) in enumerate(
+        [
+            ("selects", {"matchLabels": {"apps": "phi-3"}}, []),
+            ("uses", others, ["n"]),
+            ("no", others, []),
+            ("x", broken, []),
+        ]
+    ):
+        phi3["metadata"] = {"name": name, "namespace": "default", "resourceVersion": str(number + 1), "uid": name}
+        phi3["resource"]["labelSelector"] = selector
+        phi3["status"] = {"workerNodes": used}
+        store.upsert(stored(WORKSPACES, phi3))
+    keys = watches.workspaces_of_node(Lister(store, lambda: None))
+    assert {key.name for key in keys(stored(NODES, node()))} == {"selects", "uses"}
+
+
+def test_heartbeats_do_not_matter() -> None:
+    def event(old: dict[str, Any], new: dict[str, Any]) -> Event[Any]:
+        return Event(EventType.UPDATED, stored(NODES, old), stored(NODES, new))
+
+    beating = node()
+    beating["status"]["conditions"][0]["lastHeartbeatTime"] = "2024-11-16T12:00:00Z"
+    assert not watches.node_matters(event(node(), beating))
+    assert watches.node_matters(event(node(), node(ready="False")))
+    assert watches.node_matters(event(node(), node(apps="x")))
+    assert watches.node_matters(Event(EventType.DELETED, old=stored(NODES, node())))
+    assert not watches.node_matters(Event(EventType.ADDED, new=stored(NODES, node()), initial=True))
+
+
+# Setup
+
+
+def test_setup_declares_the_controller() -> None:
+    class Cache:
+        def lister(self, resource: Resource[Any], **_: Any) -> Lister[Any]:
+            return Lister(Store(resource, on_index_error=lambda error: None), lambda: None)
+
+    class Manager:
+        client = clock = None
+        cache = Cache()
+        added: ClassVar[list[Controller]] = []
+
+        def recorder(self, name: str) -> None:
+            assert name == "workspace-controller"
+
+        def add(self, declared: Controller) -> None:
+            self.added.append(declared)
+
+    controller.setup(Manager(), {"CLOUD_PROVIDER": "azure"})
+    (declared,) = Manager.added
+    assert (declared.name, declared.max_concurrent) == ("workspace", 16)
+    assert [resource.kind for resource in declared.owns] == ["Deployment", "Service", "ControllerRevision"]
+    assert [watch.resource.kind for watch in declared.watches] == ["Machine", "Node", "Pod"]
+    with pytest.raises(ConfigError):
+        controller.setup(Manager(), {"CLOUD_PROVIDER": "none"})
