@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -82,7 +83,8 @@ class Kube:
         sent = {"Content-Type": content_type, **(headers or {})}
         if self.token:
             sent.setdefault("Authorization", f"Bearer {self.token}")
-        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        raw = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        data = None if raw is None else io.BytesIO(raw)
         async with self.session.request(
             method, self.server.url + path, data=data, headers=sent, params=params
         ) as response:

@@ -78,12 +78,16 @@ def _planned(filename: str, document: Any) -> Iterator[dict[str, Any]]:
     from kaito.models import Catalogue
 
     if not isinstance(document, dict) or document.get("kind") != "Workspace":
-        fail(f"{filename}: expected a Workspace, found {document.get('kind') if isinstance(document, dict) else document!r}")
+        fail(
+            f"{filename}: expected a Workspace, found {document.get('kind') if isinstance(document, dict) else document!r}"
+        )
     document = {**document, "metadata": {"namespace": "default", **(document.get("metadata") or {})}}
     try:
         workspace = Workspace.model_validate(document)
     except ValidationError as error:
-        fail(f"{filename}: " + "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()))
+        fail(
+            f"{filename}: " + "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        )
     settings, catalogue = Settings.from_environ(os.environ), Catalogue.default()
     problems = validate(workspace, catalogue, settings.cloud)
     if problems:

@@ -20,19 +20,24 @@ _ELECTION = "Leader election"
 
 def run(
     controllers: Annotated[
-        str, typer.Option(help="Controllers to run, separated by commas: names of the entry-point group kaito.controllers.")
+        str,
+        typer.Option(help="Controllers to run, separated by commas: names of the entry-point group kaito.controllers."),
     ] = "workspace,machine",
     kubeconfig: Annotated[
-        str | None, typer.Option(help="Kubeconfig to use; by default $KUBECONFIG, the pod's service account, ~/.kube/config.")
+        str | None,
+        typer.Option(help="Kubeconfig to use; by default $KUBECONFIG, the pod's service account, ~/.kube/config."),
     ] = None,
     context: Annotated[str | None, typer.Option(help="Context of the kubeconfig.")] = None,
     metrics_bind_address: Annotated[str, typer.Option(help="host:port of /metrics; 0 turns it off.")] = ":8080",
-    health_probe_bind_address: Annotated[str, typer.Option(help="host:port of /healthz and /readyz; 0 turns it off.")] = ":8081",
+    health_probe_bind_address: Annotated[
+        str, typer.Option(help="host:port of /healthz and /readyz; 0 turns it off.")
+    ] = ":8081",
     leader_elect: Annotated[
         bool, typer.Option("--leader-elect", help="Run only while holding a lease.", rich_help_panel=_ELECTION)
     ] = False,
     leader_election_namespace: Annotated[
-        str | None, typer.Option(help="Namespace of the lease; by default the process's own.", rich_help_panel=_ELECTION)
+        str | None,
+        typer.Option(help="Namespace of the lease; by default the process's own.", rich_help_panel=_ELECTION),
     ] = None,
     leader_election_id: Annotated[
         str | None,
@@ -59,7 +64,14 @@ def run(
     import asyncio
     from dataclasses import replace
 
-    from kaito.runtime import ConfigError, ElectionConfig, ManagerOptions, configure_logging, default_identity, load_config
+    from kaito.runtime import (
+        ConfigError,
+        ElectionConfig,
+        ManagerOptions,
+        configure_logging,
+        default_identity,
+        load_config,
+    )
 
     if log_format not in ("auto", "json", "text"):
         fail(f"--log-format {log_format!r}: use auto, json or text")

@@ -1,0 +1,7 @@
+"""``python -m kaito``."""
+
+from __future__ import annotations
+
+from kaito.cli import main
+
+main()

@@ -1,0 +1,82 @@
+"""``kaito dev``: a Kubernetes cluster on this machine, without containers, cloud or GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kaito.cli.errors import fail
+
+if TYPE_CHECKING:
+    from kaito.devcluster.state import StateFolder
+
+app = typer.Typer(no_args_is_help=True, help="A local cluster: real API server, simulated cloud, nodes and pods.")
+
+Directory = Annotated[
+    Path | None,
+    typer.Option(
+        "--directory", help="Where the cluster keeps its kubeconfig and log; default: ~/.local/state/kaito/dev."
+    ),
+]
+
+
+def _folder(directory: Path | None) -> StateFolder:
+    from kaito.devcluster.state import StateFolder
+
+    return StateFolder(directory.absolute()) if directory else StateFolder.default()
+
+
+@app.command()
+def up(
+    directory: Directory = None,
+    port: Annotated[int, typer.Option(help="Port of the API server on 127.0.0.1; 0 takes a free one.")] = 0,
+) -> None:
+    """Start the local cluster in the background and say how to use it."""
+    from kaito.devcluster.process import LocalClusterError, start
+
+    folder = _folder(directory)
+    try:
+        running, _ = start(folder, port=port)
+    except LocalClusterError as error:
+        fail(error, code=1)
+    typer.echo(f"The local cluster is up: {running.server} (process {running.pid}).")
+    typer.echo("Its cloud, nodes and pods are simulated; its API is real. To use it:")
+    typer.echo(f"  export KUBECONFIG={folder.kubeconfig}")
+
+
+@app.command()
+def down(directory: Directory = None) -> None:
+    """Stop the local cluster; everything in it is lost."""
+    from kaito.devcluster.process import stop
+
+    folder = _folder(directory)
+    if stop(folder):
+        typer.echo("The local cluster is down.")
+    else:
+        typer.echo(f"No local cluster runs in {folder.path}.")
+
+
+@app.command()
+def status(directory: Directory = None) -> None:
+    """Say whether the local cluster runs, and where. Exit code 1 if it does not."""
+    folder = _folder(directory)
+    running = folder.running()
+    if running is None:
+        typer.echo(f"No local cluster runs in {folder.path}.")
+        raise typer.Exit(1)
+    typer.echo(f"API server   {running.server}")
+    typer.echo(f"Cloud (ARM)  {running.cloud}")
+    typer.echo(f"Process      {running.pid}, since {running.started}")
+    typer.echo(f"Kubeconfig   {folder.kubeconfig}")
+    typer.echo(f"Log          {folder.log}")
+
+
+@app.command()
+def kubeconfig(directory: Directory = None) -> None:
+    """Print the kubeconfig of the local cluster's administrator."""
+    folder = _folder(directory)
+    if folder.running() is None:
+        fail(f"no local cluster runs in {folder.path}: start one with `kaito dev up`", code=1)
+    typer.echo(folder.kubeconfig.read_text(), nl=False)

@@ -1,0 +1,1 @@
+"""The local cluster: what a laptop needs to run kaito without Docker, GPU or cloud."""

@@ -1,0 +1,31 @@
+"""A Kubernetes API server in one process, for development and tests.
+
+It speaks the wire protocol of Kubernetes 1.32 over TLS on loopback, keeps its state in memory, and aims to be honest:
+what passes here passes on a real server. Where it falls short it answers 501 or is listed here.
+
+Not implemented, and refused: server-side apply, exec, attach, port-forward and proxy subresources, protobuf and CBOR
+replies, ``/openapi/v2``, the deprecated ``/watch/`` paths.
+
+Looser than a real server:
+
+* ``managedFields`` are not kept.
+* Admission webhooks are stored and never called; ResourceQuota and LimitRanger do not act; the ServiceAccount plugin
+  only fills in the account's name.
+* RBAC has no escalation check, and ``aggregationRule`` does not act.
+* Duplicate JSON keys are not reported by ``fieldValidation``.
+* Built-in kinds are checked for types, required fields and the rules that clients commonly meet, not for all.
+* Custom resources are neither pruned nor defaulted anew when read through another version or a changed schema, and
+  conversion webhooks are not called. CRD names in protected groups need no approval annotation.
+* PUT never creates.
+* Lists of an exact resource version reach back as far as the window of changes, not five minutes.
+* Events expire after an hour at a pace of one sweep a minute.
+"""
+
+from __future__ import annotations
+
+from kaito.devcluster.apiserver.auth.identity import User
+from kaito.devcluster.apiserver.faults import Fault
+from kaito.devcluster.apiserver.server import ApiServer, ApiServerOptions
+from kaito.devcluster.apiserver.subresources import LogOptions, LogProvider
+
+__all__ = ["ApiServer", "ApiServerOptions", "Fault", "LogOptions", "LogProvider", "User"]

@@ -1,0 +1,419 @@
+"""Namespaces, nodes, configuration, storage, RBAC and other kinds with a few rules each."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Any
+
+from kaito.devcluster.apiserver.meta import same
+from kaito.devcluster.apiserver.schema import Cause, validate_crd
+from kaito.devcluster.apiserver.strategies.base import Strategy, immutable, set_default, spec_of
+from kaito.runtime.errors import BadRequest
+
+if TYPE_CHECKING:
+    from kaito.devcluster.apiserver.store import Collection, Object
+
+CLEANUP_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
+"""Holds a CustomResourceDefinition until its objects are gone."""
+_RBAC_GROUP = "rbac.authorization.k8s.io"
+_MAX_DATA = 1024 * 1024
+
+
+class GenerationStrategy(Strategy):
+    """Plain kinds whose changes are counted."""
+
+    generation = True
+
+
+class NamespaceStrategy(Strategy):
+    name_rule = "label"
+
+    def default(self, obj: Object) -> None:
+        metadata = obj["metadata"]
+        if metadata.get("name"):
+            metadata["labels"] = {**(metadata.get("labels") or {}), "kubernetes.io/metadata.name": metadata["name"]}
+
+    def prepare_create(self, obj: Object, collection: Collection) -> None:
+        obj["metadata"]["labels"] = {
+            **(obj["metadata"].get("labels") or {}),
+            "kubernetes.io/metadata.name": obj["metadata"]["name"],
+        }
+        finalizers = spec_of(obj).get("finalizers") or []
+        obj["spec"] = {"finalizers": [*finalizers, *(["kubernetes"] if "kubernetes" not in finalizers else [])]}
+        obj["status"] = {"phase": "Active"}
+
+    def prepare_update(self, obj: Object, old: Object, collection: Collection) -> None:
+        """Finalizers of the spec change through the finalize subresource only."""
+        obj["spec"] = old.get("spec") or {}
+
+
+class NodeStrategy(Strategy):
+    status_on_create = True
+    status_writes_labels = True
+
+    def default(self, obj: Object) -> None:
+        obj.setdefault("spec", {})
+        status = obj.setdefault("status", {})
+        if status.get("capacity") and not status.get("allocatable"):
+            status["allocatable"] = dict(status["capacity"])
+
+    def validate(self, obj: Object, old: Object | None) -> list[Cause]:
+        causes: list[Cause] = []
+        taints = spec_of(obj).get("taints") or []
+        for index, taint in enumerate(taints):
+            if taint.get("effect") not in ("NoSchedule", "PreferNoSchedule", "NoExecute"):
+                causes.append(
+                    Cause.not_supported(
+                        f"spec.taints[{index}].effect",
+                        taint.get("effect"),
+                        ("NoSchedule", "PreferNoSchedule", "NoExecute"),
+                    )
+                )
+            if any((t.get("key"), t.get("effect")) == (taint.get("key"), taint.get("effect")) for t in taints[:index]):
+                causes.append(Cause.duplicate(f"spec.taints[{index}]", "taints must be unique by key and effect pair"))
+        before = spec_of(old).get("providerID") if old is not None else None
+        if before and spec_of(obj).get("providerID") != before:
+            causes.append(
+                Cause.forbidden("spec.providerID", 'node updates may not change providerID except from "" to valid')
+            )
+        return causes
+
+
+class ConfigMapStrategy(Strategy):
+    """Immutable once ``immutable`` is set; bounded in size."""
+
+    def validate(self, obj: Object, old: Object | None) -> list[Cause]:
+        causes = _sealed(obj, old, ("data", "binaryData"))
+        data, binary = obj.get("data") or {}, obj.get("binaryData") or {}
+        if any(not isinstance(value, str) for value in data.values()):
+            raise BadRequest(
+                'ConfigMap in version "v1" cannot be handled as a ConfigMap: json: cannot unmarshal into Go struct '
+                "field ConfigMap.data of type string: every value must be a string"
+            )
+        causes += [
+            Cause.invalid(f"data[{name}]", name, "a key may not be in both data and binaryData")
+            for name in data
+            if name in binary
+        ]
+        return causes + _bounded(sum(len(value) for value in (*data.values(), *binary.values())))
+
+
+class SecretStrategy(Strategy):
+    def default(self, obj: Object) -> None:
+        set_default(obj, type="Opaque")
+        plain = obj.pop("stringData", None)
+        if plain:
+            encoded = {name: base64.b64encode(str(value).encode()).decode() for name, value in plain.items()}
+            obj["data"] = {**(obj.get("data") or {}), **encoded}
+
+    def validate(self, obj: Object, old: Object | None) -> list[Cause]:
+        causes = _sealed(obj, old, ("data",))
+        if old is not None:
+            causes += immutable("type", obj.get("type"), old.get("type"))
+        size = 0
+        for name, value in (obj.get("data") or {}).items():
+            try:
+                size += len(base64.b64decode(value or "", validate=True))
+            except (binascii.Error, TypeError) as error:
+                raise BadRequest(
+                    f'Secret in version "v1" cannot be handled as a Secret: data[{name}]: illegal base64 data: {error}'
+                ) from error
+        return causes + _bounded(size)
+
+
+def _sealed(obj: Object, old: Object | None, fields: tuple[str, ...]) -> list[Cause]:
+    if old is None or not old.get("immutable"):
+        return []
+    causes = [
+        Cause.forbidden(field, "field is immutable when `immutable` is set")
+        for field in fields
+        if not same(obj.get(field) or {}, old.get(field) or {})
+    ]
+    if not obj.get("immutable"):
+        causes.append(Cause.forbidden("immutable", "field is immutable when `immutable` is set"))
+    return causes
+
+
+def _bounded(size: int) -> list[Cause]:
+    if size <= _MAX_DATA:
+        return []
+    return [Cause.too_long("", _MAX_DATA)]
+
+
+class ServiceAccountStrategy(Strategy):
+    returns_deleted = True
+
+
+class EndpointsStrategy(Strategy):
+    def default(self, obj: Object) -> None:
+        for subset in obj.get("subsets") or ():
+            for port in subset.get("ports") or ():
+                set_default(port, protocol="TCP")
+
+
+class EndpointSliceStrategy(Strategy):
+    generation = True
+
+    def default(self, obj: Object) -> None:
+        for port in obj.get("ports") or ():
+            set_default(port, name="", protocol="TCP")
+        obj["endpoints"] = obj.get("endpoints") or []
+
+    def validate(self, obj: Object, old: Object | None) -> list[Cause]:
+        if obj.get("addressType") not in ("IPv4", "IPv6", "FQDN"):
+            return [Cause.required("addressType")]
+        return [] if old is None else immutable("addressType", obj["addressType"], old.get("addressType"))
+
+
+class EventStrategy(Strategy):
+    """Events of either API version; the object an event is about must be in the event's namespace."""
+
+    def validate(self, obj: Object, old: Object | None) -> list[Cause]:
+        field = "regarding" if obj["apiVersion"] == "events.k8s.io/v1" else "involvedObject"
+        about = (obj.get(field) or {}).get("namespace") or ""
+        namespace = obj["metadata"]["namespace"]
+        causes = []
+        if (about and about != namespace) or (not about and namespace != "default"):
+            causes.append(Cause.invalid(f"{field}.namespace", about, "does not match event.namespace"))
+        if obj["apiVersion"] == "events.k8s.io/v1" and old is None:
+            causes += [
+                Cause.required(name)
+                for name in ("eventTime", "reportingController", "reportingInstance")
+                if not obj.get(name)
+            ]
+            causes += [Cause.required(name) for name in ("action", "reason") if not obj.get(name)]
+            if obj.get("type") not in ("Normal", "Warning"):
+                causes.append(Cause.invalid("type", obj.get("type") or "", "has invalid value: "))
+        return causes
+
+
+class LeaseStrategy(Strategy):
+    def validate(self, obj: Object, old: Object | None) -> list[Cause]:
+        spec = spec_of(obj)
+        causes = []
+        if spec.get("leaseDurationSeconds") is not None and spec["leaseDurationSeconds"] <= 0:
+            causes.append(
+                Cause.invalid("spec.leaseDurationSeconds", spec["leaseDurationSeconds"], "must be greater than 0")
+            )
+        if (spec.get("leaseTransitions") or 0) < 0:
+            causes.append(
+                Cause.invalid("spec.leaseTransitions", spec["leaseTransitions"], "must be greater than or equal to 0")
+            )
+        return causes
+
+
+class PersistentVolumeClaimStrategy(Strategy):
+    returns_deleted = True
+
+    def default(self, obj: Object) -> None:
+        set_default(obj.setdefault("spec", {}), volumeMode="Filesystem")
+
+    def prepare_create(self, obj: Object, collection: Collection) -> None:
+        obj["status"] = {"phase": "Pending"}
+
+    def validate(self, obj: Object, old: Object | None) -> list[Cause]:
+        spec = spec_of(obj)
+        causes = (
+            []
+            if spec.get("accessModes")
+            else [Cause.required("spec.accessModes", "at least 1 access mode is required")]
+        )
+        if not ((spec.get("resources") or {}).get("requests") or {}).get("storage"):
+            causes.append(Cause.required("spec.resources[storage]"))
+        if old is not None:
+            free = ("volumeName", "resources", "volumeAttributesClassName")
+            fixed = [{k: v for k, v in spec_of(one).items() if k not in free} for one in (obj, old)]
+            bound = spec_of(old).get("volumeName")
+            if not same(*fixed) or (bound and spec.get("volumeName") != bound):
+                causes.append(
+                    Cause.forbidden(
+                        "spec",
+                        "spec is immutable after creation except resources.requests and volumeAttributesClassName "
+                        "for bound claims",
+                    )
+                )
+        return causes
+
+
+class PersistentVolumeStrategy(Strategy):
+    returns_deleted = True
+
+    def default(self, obj: Object) -> None:
+        set_default(obj.setdefault("spec", {}), persistentVolumeReclaimPolicy="Retain", volumeMode="Filesystem")
+
+    def prepare_create(self, obj: Object, collection: Collection) -> None:
+        obj["status"] = {"phase": "Pending"}
+
+
+class StorageClassStrategy(Strategy):
+    def default(self, obj: Object) -> None:
+        set_default(obj, reclaimPolicy="Delete", volumeBindingMode="Immediate")
+
+    def validate(self, obj: Object, old: Object | None) -> list[Cause]:
+        if old is None:
+            return []
+        return [
+            Cause.forbidden(name, "updates to " + name + " are forbidden.")
+            for name in ("provisioner", "parameters", "reclaimPolicy", "volumeBindingMode")
+            if not same(obj.get(name), old.get(name))
+        ]
+
+
+class RoleStrategy(Strategy):
+    name_rule = "path"
+
+    def validate(self, obj: Object, old: Object | None) -> list[Cause]:
+        causes = []
+        for index, rule in enumerate(obj.get("rules") or ()):
+            field = f"rules[{index}]"
+            if not rule.get("verbs"):
+                causes.append(Cause.required(f"{field}.verbs", "verbs must contain at least one value"))
+            if rule.get("nonResourceURLs"):
+                if obj["kind"] == "Role":
+                    causes.append(
+                        Cause.invalid(
+                            f"{field}.nonResourceURLs",
+                            rule["nonResourceURLs"],
+                            "namespaced rules cannot apply to non-resource URLs",
+                        )
+                    )
+                continue
+            if not rule.get("apiGroups"):
+                causes.append(Cause.required(f"{field}.apiGroups", "resource rules must supply at least one api group"))
+            if not rule.get("resources"):
+                causes.append(Cause.required(f"{field}.resources", "resource rules must supply at least one resource"))
+        return causes
+
+
+class RoleBindingStrategy(Strategy):
+    name_rule = "path"
+
+    def default(self, obj: Object) -> None:
+        if isinstance(obj.get("roleRef"), dict):
+            set_default(obj["roleRef"], apiGroup=_RBAC_GROUP)
+        for subject in obj.get("subjects") or ():
+            if subject.get("kind") in ("User", "Group"):
+                set_default(subject, apiGroup=_RBAC_GROUP)
+
+    def validate(self, obj: Object, old: Object | None) -> list[Cause]:
+        role = obj.get("roleRef") or {}
+        causes = [Cause.required(f"roleRef.{name}") for name in ("kind", "name") if not role.get(name)]
+        for index, subject in enumerate(obj.get("subjects") or ()):
+            if (
+                subject.get("kind") == "ServiceAccount"
+                and not subject.get("namespace")
+                and obj["kind"] == "ClusterRoleBinding"
+            ):
+                causes.append(Cause.required(f"subjects[{index}].namespace"))
+        if old is not None:
+            causes += immutable("roleRef", role, old.get("roleRef"), "cannot change roleRef")
+        return causes
+
+
+class PodDisruptionBudgetStrategy(Strategy):
+    generation = True
+
+    def validate(self, obj: Object, old: Object | None) -> list[Cause]:
+        spec = spec_of(obj)
+        if spec.get("minAvailable") is not None and spec.get("maxUnavailable") is not None:
+            return [Cause.invalid("spec", spec, "minAvailable and maxUnavailable cannot be both set")]
+        return []
+
+
+class PriorityClassStrategy(Strategy):
+    generation = True
+
+    def default(self, obj: Object) -> None:
+        set_default(obj, preemptionPolicy="PreemptLowerPriority")
+
+    def validate(self, obj: Object, old: Object | None) -> list[Cause]:
+        if old is not None and obj.get("value") != old.get("value"):
+            return [Cause.forbidden("value", "may not be changed in an update.")]
+        return []
+
+
+class NetworkPolicyStrategy(Strategy):
+    generation = True
+
+    def default(self, obj: Object) -> None:
+        spec = obj.setdefault("spec", {})
+        set_default(spec, podSelector={}, policyTypes=["Ingress", *(["Egress"] if spec.get("egress") else [])])
+        for rule in (*(spec.get("ingress") or ()), *(spec.get("egress") or ())):
+            for port in rule.get("ports") or ():
+                set_default(port, protocol="TCP")
+
+
+class AutoscalerStrategy(Strategy):
+    def default(self, obj: Object) -> None:
+        set_default(obj.setdefault("spec", {}), minReplicas=1)
+
+
+class WebhookConfigurationStrategy(Strategy):
+    """Stored and defaulted; this server calls no webhooks."""
+
+    generation = True
+
+    def default(self, obj: Object) -> None:
+        for webhook in obj.get("webhooks") or ():
+            set_default(
+                webhook,
+                failurePolicy="Fail",
+                matchPolicy="Equivalent",
+                namespaceSelector={},
+                objectSelector={},
+                timeoutSeconds=10,
+            )
+            if obj["kind"] == "MutatingWebhookConfiguration":
+                set_default(webhook, reinvocationPolicy="Never")
+            service: dict[str, Any] | None = (webhook.get("clientConfig") or {}).get("service")
+            if service is not None:
+                set_default(service, port=443)
+            for rule in webhook.get("rules") or ():
+                set_default(rule, scope="*")
+
+
+class DefinitionStrategy(Strategy):
+    """CustomResourceDefinitions: defaults here, life cycle in ``crd``."""
+
+    generation = True
+    deletion_finalizers = (CLEANUP_FINALIZER,)
+
+    def default(self, obj: Object) -> None:
+        spec = obj.setdefault("spec", {})
+        set_default(spec, conversion={"strategy": "None"})
+        names = spec.setdefault("names", {})
+        if names.get("kind"):
+            set_default(names, singular=names["kind"].lower(), listKind=f"{names['kind']}List")
+
+    def prepare_create(self, obj: Object, collection: Collection) -> None:
+        stored = [version["name"] for version in spec_of(obj).get("versions") or () if version.get("storage")]
+        obj["status"] = {"conditions": [], "acceptedNames": {"kind": "", "plural": ""}, "storedVersions": stored}
+
+    def prepare_update(self, obj: Object, old: Object, collection: Collection) -> None:
+        stored = (obj.get("status") or {}).get("storedVersions") or []
+        for version in spec_of(obj).get("versions") or ():
+            if version.get("storage") and version.get("name") not in stored:
+                obj["status"] = {**(obj.get("status") or {}), "storedVersions": [*stored, version["name"]]}
+
+    def validate(self, obj: Object, old: Object | None) -> list[Cause]:
+        causes = validate_crd(obj)
+        if old is None or causes:
+            return causes
+        spec, before = spec_of(obj), spec_of(old)
+        causes = immutable("spec.group", spec.get("group"), before.get("group"))
+        causes += immutable("spec.scope", spec.get("scope"), before.get("scope"))
+        for name in ("plural", "kind"):
+            causes += immutable(f"spec.names.{name}", spec["names"].get(name), before["names"].get(name))
+        served = [version.get("name") for version in spec.get("versions") or ()]
+        causes += [
+            Cause.invalid(
+                f"status.storedVersions[{index}]",
+                name,
+                "missing from spec.versions; it was previously a storage version, and must remain in spec.versions until a "
+                "storage migration ensures no data remains persisted in it and removes it from status.storedVersions",
+            )
+            for index, name in enumerate((old.get("status") or {}).get("storedVersions") or ())
+            if name not in served
+        ]
+        return causes
