@@ -116,22 +116,39 @@ class ControllerRun:
         for source in self.controller.sources():
             self._cache.informer(source.resource, namespace=source.namespace, labels=source.labels)
 
+    def enqueue(self, key: Key, *, priority: int = 0, after: float = 0.0) -> None:
+        """Reconcile ``key``, ``after`` seconds from now, whatever the cache says of it."""
+        self._queue.add(key, priority=priority, after=after)
+
     async def run(self) -> None:
-        """Reconcile until cancelled: then finish what is being reconciled, and return. Raises SyncTimeout, and whatever a
-        worker could not contain."""
-        resync: asyncio.Task[None] | None = None
+        """Follow the sources and reconcile until cancelled: then finish what is being reconciled, and return.
+
+        Raises SyncTimeout, and whatever a worker could not contain.
+        """
         try:
             await self._subscribe()
-            for number in range(self.controller.max_concurrent):
-                # A fresh context: what the starter has bound must not show in the workers' logs.
-                Context().run(self._workers.start, f"{self.controller.name} worker {number}", self._work())
-            resync = asyncio.create_task(self._resync(), name=f"{self.controller.name} resync")
+            await self.work()
+        finally:
+            for _, registration in self._registrations:
+                registration.remove()
+
+    async def work(self) -> None:
+        """Reconcile what is queued, until cancelled: then finish what is being reconciled."""
+        for number in range(self.controller.max_concurrent):
+            # A fresh context: what the starter has bound must not show in the workers' logs.
+            Context().run(self._workers.start, f"{self.controller.name} worker {number}", self._work())
+        resync = asyncio.create_task(self._resync(), name=f"{self.controller.name} resync")
+        try:
             await self._failure
         finally:
-            if resync is not None:
-                resync.cancel()
-                await asyncio.wait([resync])
-            await self._stop()
+            resync.cancel()
+            await asyncio.wait([resync])
+            self._queue.shut_down()
+            try:
+                await self._workers.join()
+            finally:
+                # Reached early only when the manager's patience has run out: what still reconciles is cancelled.
+                await self._workers.aclose()
 
     async def _subscribe(self) -> None:
         informers = []
@@ -170,16 +187,6 @@ class ControllerRun:
             await asyncio.sleep(self.controller.resync_period * random.uniform(0.9, 1.1))
             for informer, registration in self._registrations:
                 informer.resync(registration)
-
-    async def _stop(self) -> None:
-        for _, registration in self._registrations:
-            registration.remove()
-        self._queue.shut_down()
-        try:
-            await self._workers.join()
-        finally:
-            # Reached early only when the manager's patience has run out: what still reconciles is cancelled.
-            await self._workers.aclose()
 
     def _worker_failed(self, name: str, error: BaseException) -> None:
         if self._failure.done():

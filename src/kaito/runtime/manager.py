@@ -194,6 +194,7 @@ class Manager:
         for server in servers:
             await server.start()
         self._note_ports(servers)
+        _log.info("serving", metrics=self.metrics_port, probes=self.health_port)
         background.start("event loop lag", self._measure_lag())
         background.start("events", self._writer.run())
         self.cache.start(informers)

@@ -130,6 +130,7 @@ async def test_pages_show_one_state_whatever_is_written_between(kube: Kube) -> N
     await kube.delete(f"{CONFIG_MAPS}/c")
     await kube.post(CONFIG_MAPS, config_map("bb"))
     await kube.merge(f"{CONFIG_MAPS}/d", {"data": {"v": "new"}})
+    await kube.merge(f"{CONFIG_MAPS}/d", {"data": {"v": "newer"}})
 
     second = (await kube.get(CONFIG_MAPS, limit="2", **{"continue": first["continue"]})).body
     assert [i["metadata"]["name"] for i in second["items"]] == ["c", "d"]

@@ -48,6 +48,13 @@ async def test_a_watch_resumes_strictly_after_its_version(kube: Kube) -> None:
     assert await watch.take(1) == [("DELETED", "b")]
 
 
+async def test_a_version_from_the_future_is_waited_for(kube: Kube) -> None:
+    watch = await kube.watch(CONFIG_MAPS, resourceVersion=str(kube.server.revision + 2))
+    for name in ("a", "b", "c"):
+        await kube.post(CONFIG_MAPS, config_map(name))
+    assert await watch.take(1) == [("ADDED", "c")]
+
+
 @pytest.mark.parametrize("truth", ["1", "t", "T", "true", "True", "TRUE"])
 async def test_booleans_as_go_spells_them(kube: Kube, truth: str) -> None:
     await kube.post(CONFIG_MAPS, config_map("a"))

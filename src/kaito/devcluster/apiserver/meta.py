@@ -15,7 +15,7 @@ from kaito.devcluster.apiserver.store import Object, encode
 from kaito.runtime.errors import AlreadyExists, BadRequest, Conflict, Invalid, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from kaito.devcluster.apiserver.builtins import ResourceInfo
     from kaito.devcluster.apiserver.registry import Kind
@@ -180,6 +180,24 @@ def _ordered(metadata: dict[str, Any]) -> dict[str, Any]:
     return {name: metadata[name] for name in _LEADING if name in metadata} | metadata
 
 
+def drop_nulls(value: Any, free_form: Collection[str]) -> None:
+    """Take null fields out, in place: a Go server decodes them to what an absent field is.
+
+    The content of fields named in ``free_form`` is left alone. Raises BadRequest for null in a list.
+    """
+    if isinstance(value, dict):
+        for name in [name for name, item in value.items() if item is None]:
+            del value[name]
+        for name, item in value.items():
+            if name not in free_form:
+                drop_nulls(item, free_form)
+    elif isinstance(value, list):
+        for item in value:
+            if item is None:
+                raise BadRequest("the object provided is unrecognized: a list may not contain null")
+            drop_nulls(item, free_form)
+
+
 def settle_place(metadata: dict[str, Any], kind: Kind, namespace: str, name: str) -> None:
     """Name and namespace of the body must be those of the URL or absent."""
     if kind.info.namespaced:
@@ -238,9 +256,7 @@ def validate_metadata(obj: Object, kind: Kind) -> list[Cause]:
     metadata = obj["metadata"]
     causes = []
     name = metadata.get("name", "")
-    if not name:
-        causes.append(Cause.required("metadata.name", "name or generateName is required"))
-    elif wrong := validate_name(name, kind.strategy.name_rule):
+    if wrong := validate_name(name, kind.strategy.name_rule):
         causes.append(Cause.invalid("metadata.name", name, wrong))
     causes += validate_labels(metadata.get("labels") or {}, "metadata.labels")
     annotations = metadata.get("annotations") or {}

@@ -113,9 +113,6 @@ class Registry:
             if not kind.custom and kind.conversion is None and kind.info.group_resource == group_resource
         )
 
-    def by_kind(self, group: str, kind: str) -> Kind | None:
-        return next((k for k in self._kinds.values() if k.info.group == group and k.info.kind == kind), None)
-
     def serves(self, group: str, version: str) -> bool:
         return (group, version) in self._groups
 

@@ -92,9 +92,8 @@ class Subresources:
         return self._rescale(kind, record, meta.check_gvk(body, *SCALE), query)
 
     def patch_scale(self, kind: Kind, record: Record, body: Any, content_type: str, query: Query) -> Object:
-        deployment_scale = self.scale(kind, record)
-        scale_kind = kind if kind.custom else self._registry.builtin("configmaps")
-        return self._rescale(kind, record, apply_patch(scale_kind, deployment_scale, body, content_type), query)
+        scale = meta.check_gvk(apply_patch(kind, self.scale(kind, record), body, content_type), *SCALE)
+        return self._rescale(kind, record, scale, query)
 
     def _rescale(self, kind: Kind, record: Record, scale: Object, query: Query) -> Object:
         assert kind.scale is not None

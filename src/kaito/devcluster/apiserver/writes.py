@@ -62,6 +62,8 @@ class Writer:
         obj = meta.check_type(body, kind)
         warnings = check_fields(kind, obj, query)
         meta.prepare_create(obj, kind, namespace, name, self.clock())
+        if not obj["metadata"].get("name"):
+            raise meta.invalid(kind.info, "", [Cause.required("metadata.name", "name or generateName is required")])
         if kind.has_status and not kind.strategy.status_on_create:
             obj.pop("status", None)
         self._default(kind, obj)
@@ -209,6 +211,8 @@ def check_fields(kind: Kind, obj: Object, query: Query) -> list[str]:
             f'Invalid value: fieldValidation: Unsupported value: "{directive}": '
             'supported values: "Ignore", "Strict", "Warn"'
         )
+    if not kind.custom:
+        meta.drop_nulls(obj, kind.strategy.free_form)
     errors = kind.schema.decode_errors(obj)
     if errors:
         raise Undecodable(kind, errors[0])

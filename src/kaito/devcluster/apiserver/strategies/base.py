@@ -31,6 +31,8 @@ class Strategy:
     """Whether a new object keeps the status it is sent with."""
     status_writes_labels = False
     """Whether a write of the status may also change labels."""
+    free_form: tuple[str, ...] = ()
+    """Fields that hold any JSON, in which null means something; elsewhere it is the same as absent."""
     returns_deleted = False
     """Whether DELETE answers with the last state instead of a Status."""
     default_propagation = "Background"

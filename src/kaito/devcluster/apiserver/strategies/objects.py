@@ -86,11 +86,6 @@ class ConfigMapStrategy(Strategy):
     def validate(self, obj: Object, old: Object | None) -> list[Cause]:
         causes = _sealed(obj, old, ("data", "binaryData"))
         data, binary = obj.get("data") or {}, obj.get("binaryData") or {}
-        if any(not isinstance(value, str) for value in data.values()):
-            raise BadRequest(
-                'ConfigMap in version "v1" cannot be handled as a ConfigMap: json: cannot unmarshal into Go struct '
-                "field ConfigMap.data of type string: every value must be a string"
-            )
         causes += [
             Cause.invalid(f"data[{name}]", name, "a key may not be in both data and binaryData")
             for name in data
@@ -377,24 +372,25 @@ class DefinitionStrategy(Strategy):
     """CustomResourceDefinitions: defaults here, life cycle in ``crd``."""
 
     generation = True
+    free_form = ("default", "enum", "example")
     deletion_finalizers = (CLEANUP_FINALIZER,)
 
     def default(self, obj: Object) -> None:
         spec = obj.setdefault("spec", {})
         set_default(spec, conversion={"strategy": "None"})
-        names = spec.setdefault("names", {})
+        names = spec["names"] = spec.get("names") or {}
         if names.get("kind"):
             set_default(names, singular=names["kind"].lower(), listKind=f"{names['kind']}List")
 
     def prepare_create(self, obj: Object, collection: Collection) -> None:
-        stored = [version["name"] for version in spec_of(obj).get("versions") or () if version.get("storage")]
+        stored = [version.get("name", "") for version in spec_of(obj).get("versions") or () if version.get("storage")]
         obj["status"] = {"conditions": [], "acceptedNames": {"kind": "", "plural": ""}, "storedVersions": stored}
 
     def prepare_update(self, obj: Object, old: Object, collection: Collection) -> None:
         stored = (obj.get("status") or {}).get("storedVersions") or []
         for version in spec_of(obj).get("versions") or ():
-            if version.get("storage") and version.get("name") not in stored:
-                obj["status"] = {**(obj.get("status") or {}), "storedVersions": [*stored, version["name"]]}
+            if version.get("storage") and version.get("name", "") not in stored:
+                obj["status"] = {**(obj.get("status") or {}), "storedVersions": [*stored, version.get("name", "")]}
 
     def validate(self, obj: Object, old: Object | None) -> list[Cause]:
         causes = validate_crd(obj)

@@ -248,5 +248,7 @@ class CronJobStrategy(Strategy):
 
 
 class ControllerRevisionStrategy(Strategy):
+    free_form = ("data",)
+
     def validate(self, obj: Object, old: Object | None) -> list[Cause]:
         return [] if old is None else immutable("data", obj.get("data"), old.get("data"))

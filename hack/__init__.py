@@ -1,0 +1,1 @@
+"""Generators, benchmarks and soak tests; nothing of it is installed."""

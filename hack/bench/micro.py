@@ -1,0 +1,68 @@
+"""Parts of the runtime by themselves, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import uvloop
+
+from kaito.runtime import Key, Request, RuntimeMetrics
+from kaito.runtime.cache import Cache
+from kaito.runtime.config import RestConfig
+from kaito.runtime.controller import Controller, ControllerRun
+from kaito.runtime.resource import CONFIG_MAPS
+from kaito.runtime.rest import Rest
+from kaito.runtime.workqueue import WorkQueue
+
+HEADER = ["part", "rate"]
+_KEYS = 200_000
+
+
+async def _queue() -> float:
+    queue: WorkQueue[Key] = WorkQueue()
+    keys = [Key("namespace", f"object-{number}") for number in range(_KEYS)]
+    began = time.perf_counter()
+    for key in keys:
+        queue.add(key)
+        taken, _ = await queue.get()
+        queue.done(taken)
+    return _KEYS / (time.perf_counter() - began)
+
+
+async def _reconciles() -> float:
+    done = 0
+    finished = asyncio.Event()
+
+    class Nothing:
+        async def reconcile(self, request: Request) -> None:
+            nonlocal done
+            done += 1
+            if done == _KEYS:
+                finished.set()
+
+    metrics = RuntimeMetrics()
+    rest = Rest(RestConfig(server="http://127.0.0.1:1"), metrics)
+    run = ControllerRun(Controller("bench", Nothing(), CONFIG_MAPS, max_concurrent=4), Cache(rest, metrics), metrics)
+    for number in range(_KEYS):
+        run.enqueue(Key("namespace", f"object-{number}"))
+    began = time.perf_counter()
+    workers = asyncio.create_task(run.work())
+    await finished.wait()
+    rate = _KEYS / (time.perf_counter() - began)
+    workers.cancel()
+    await asyncio.wait([workers])
+    await rest.aclose()
+    return rate
+
+
+def measure() -> list[list[str]]:
+    """Rows of part and rate per second; the best of three runs each."""
+    rows = []
+    for name, part in (("queue: add + get + done of one key", _queue), ("reconciles that do nothing", _reconciles)):
+        best = 0.0
+        for _ in range(3):
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                best = max(best, runner.run(part()))
+        rows.append([name, f"{best:,.0f} /s"])
+    return rows
