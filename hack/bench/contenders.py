@@ -84,7 +84,9 @@ async def kaito(kubeconfig: str, report: Report) -> None:
     from hack.bench.widgets import WIDGETS
     from kaito.runtime import Controller, Manager, ManagerOptions, Request, load_config
 
-    manager = Manager(load_config(kubeconfig), ManagerOptions(metrics_address="0", health_address="0"))
+    # As in a cluster, where that is possible: reading a kubeconfig loads all of kubernetes_asyncio, which no pod does.
+    config = load_config() if "KUBERNETES_SERVICE_HOST" in os.environ else load_config(kubeconfig)
+    manager = Manager(config, ManagerOptions(metrics_address="0", health_address="0"))
     widgets = manager.cache.lister(WIDGETS)
 
     class Reconciler:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -74,9 +75,18 @@ def api_server(kubeconfig: str | None) -> Iterator[str]:
 
 @contextlib.asynccontextmanager
 async def contender(name: str, kubeconfig: str, count: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    environ = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
+    folder = Path(kubeconfig).parent
+    if (folder / "token").exists():
+        server = urlsplit(load_config(kubeconfig).server)
+        environ |= {
+            "KUBERNETES_SERVICE_HOST": server.hostname or "",
+            "KUBERNETES_SERVICE_PORT": str(server.port),
+            "KUBERNETES_SERVICE_ACCOUNT_DIR": str(folder),
+        }
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "hack.bench.contenders", name, kubeconfig, str(count),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, limit=1 << 26,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, limit=1 << 26, env=environ,
     )  # fmt: skip
     try:
         yield process

@@ -42,7 +42,7 @@ def crd() -> dict[str, Any]:
 
 
 def widget(number: int) -> dict[str, Any]:
-    """5.6 KB, shaped like a pod: nested objects, lists, strings of every length."""
+    """5.6 KB, shaped like a pod: nested objects, lists, strings of every length, 1.6 KB of it managed fields."""
     containers = [
         {
             "name": f"container-{index}",
@@ -63,9 +63,24 @@ def widget(number: int) -> dict[str, Any]:
             "name": f"widget-{number:06d}",
             "namespace": NAMESPACE,
             "labels": {"app": f"app-{number % 50}", "tier": ("web", "api", "db")[number % 3], "index": str(number)},
-            "annotations": {"description": f"widget {number} of the benchmark " + "x" * 200},
+            "annotations": {"description": f"widget {number} of the benchmark " + "x" * 120},
+            "managedFields": [_managed_fields("bench-writer", 10), _managed_fields("bench-status", 6)],
         },
         "spec": {"replicas": number % 5, "containers": containers, "nodeName": f"node-{number % 100}"},
+    }
+
+
+def _managed_fields(manager: str, fields: int) -> dict[str, Any]:
+    owned: dict[str, Any] = {
+        f'k:{{"name":"VARIABLE_{field}"}}': {".": {}, "f:name": {}, "f:value": {}} for field in range(fields)
+    }
+    return {
+        "manager": manager,
+        "operation": "Update",
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "time": "2026-01-01T00:00:00Z",
+        "fieldsType": "FieldsV1",
+        "fieldsV1": {"f:metadata": {"f:labels": {".": {}, "f:app": {}}}, "f:spec": {"f:containers": {"f:env": owned}}},
     }
 
 

@@ -6,6 +6,7 @@ about 50 µs, which is an eighth of copying the dictionary. Reads decode, so no 
 
 from __future__ import annotations
 
+from sys import intern
 from typing import Any, Generic, TypeVar, cast, final
 
 import msgspec
@@ -133,11 +134,12 @@ class Stored(Generic[T]):
         if not meta.name:
             raise DecodeError(f"a {resource.kind} without metadata.name")
         self.resource = resource
-        self.key = Key(meta.namespace, meta.name)
+        # Namespaces and labels repeat from object to object: one string each serves them all.
+        self.key = Key(intern(meta.namespace), meta.name)
         self.uid = meta.uid
         self.resource_version = meta.resource_version
         self.generation = meta.generation
-        self.labels = meta.labels or _NO_LABELS
+        self.labels = {intern(name): intern(value) for name, value in meta.labels.items()} if meta.labels else _NO_LABELS
         if not header.kind:
             # Items of a list of built-in objects leave out what the list says.
             data = b'{"kind":"%b","apiVersion":"%b",%b' % (

@@ -8,7 +8,7 @@ replies, ``/openapi/v2``, the deprecated ``/watch/`` paths.
 
 Looser than a real server:
 
-* ``managedFields`` are not kept.
+* ``managedFields`` are kept as a client gives them, never computed.
 * Admission webhooks are stored and never called; ResourceQuota and LimitRanger do not act; the ServiceAccount plugin
   only fills in the account's name.
 * RBAC has no escalation check, and ``aggregationRule`` does not act.

@@ -232,8 +232,8 @@ def prepare_update(obj: Object, old: Object) -> None:
 
 
 def _clean(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the fields that are empty or that this server does not keep."""
-    return {name: value for name, value in metadata.items() if name != "managedFields" and value not in (None, {}, [])}
+    """Without the fields that are empty."""
+    return {name: value for name, value in metadata.items() if value not in (None, {}, [])}
 
 
 def validate_name(name: str, rule: str = "subdomain") -> str:
