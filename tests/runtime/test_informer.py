@@ -11,7 +11,7 @@ import pytest
 
 from kaito.devcluster.apiserver import ApiServer
 from kaito.devcluster.apiserver.faults import Fault
-from kaito.runtime import Client, Event, EventType, LabelSelector, Rest, RuntimeMetrics
+from kaito.runtime import Client, Event, EventType, LabelSelector, Rest, RuntimeMetrics, metadata_resource
 from kaito.runtime.cache import Cache, wait_synced
 from kaito.runtime.errors import CacheNotStarted, Forbidden, Invalid, SyncTimeout, TooManyRequests
 from kaito.runtime.informer import Informer, Scope
@@ -233,6 +233,38 @@ async def test_an_own_write_is_readable_before_the_call_returns(rest: Rest, name
     finally:
         await tasks.aclose()
     assert errors == []
+
+
+async def test_metadata_alone_is_sent_and_kept_where_no_more_is_wanted(
+    rest: Rest, namespace: str, streaming: bool
+) -> None:
+    metadata = metadata_resource(CONFIG_MAPS)
+    informer = Informer(
+        rest,
+        metadata,
+        Scope(namespace),
+        metrics=RuntimeMetrics(),
+        machine=ReflectorMachine(streaming=streaming, rng=lambda: 0.0),
+    )
+    client = Client(rest)
+    created = await client.create(CONFIG_MAPS, config_map("a", namespace, "x" * 10_000, labels={"x": "1"}))
+    task = asyncio.create_task(informer.run())
+    try:
+        await wait_synced([informer], 10.0)
+        lister = informer.lister(lambda: None)
+        found = lister.get("a", namespace)
+        assert found is not None
+        assert (found.uid, found.labels) == (created["metadata"]["uid"], {"x": "1"})
+        written = await client.create(CONFIG_MAPS, config_map("b", namespace, "y" * 10_000))
+        informer.written(CONFIG_MAPS.encode(written))
+        assert lister.get("b", namespace) is not None
+        await client.patch(CONFIG_MAPS, "a", {"metadata": {"labels": {"x": "2"}}}, namespace=namespace)
+        await eventually(lambda: lister.list(labels={"x": "2"}))
+        assert informer.status().bytes < 4_000
+    finally:
+        await cancel_and_wait(task)
+    with pytest.raises(TypeError, match="metadata only"):
+        await client.create(metadata, found)
 
 
 async def test_a_sync_that_takes_too_long_says_what_is_missing(emulated: ApiServer, rest: Rest, namespace: str) -> None:

@@ -306,7 +306,9 @@ async def scrape(manager: Manager) -> dict[str, float]:
     return {
         sample.name
         + (
-            "{" + ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items())) + "}" if sample.labels else ""
+            "{" + ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items())) + "}"
+            if sample.labels
+            else ""
         ): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples

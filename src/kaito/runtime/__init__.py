@@ -34,7 +34,7 @@ from kaito.runtime.log import configure as configure_logging
 from kaito.runtime.log import get_logger
 from kaito.runtime.manager import Manager, ManagerOptions, default_identity
 from kaito.runtime.metrics import RuntimeMetrics
-from kaito.runtime.objects import ObjectMeta, ObjectReference, OwnerReference, Stored
+from kaito.runtime.objects import ObjectMeta, ObjectReference, OwnerReference, Stored, metadata_resource
 from kaito.runtime.predicates import (
     all_of,
     annotations_changed,
@@ -120,6 +120,7 @@ __all__ = [
     "load_config",
     "manifest_resource",
     "matches_labels",
+    "metadata_resource",
     "negate",
     "owner_keys",
     "owner_reference",

@@ -87,7 +87,7 @@ class Cache:
             informer.deleted(key, uid)
 
     def _of(self, resource: Resource[Any]) -> list[Informer[Any]]:
-        return [informer for (watched, _), informer in self._informers.items() if watched == resource]
+        return [informer for (watched, _), informer in self._informers.items() if watched.names_same(resource)]
 
     def start(self, tasks: TaskScope) -> None:
         """Run all informers, and those that come later, as tasks of ``tasks``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import io
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from typing import final
 
@@ -85,25 +86,33 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @final
 class HttpServer:
-    """One listener with a few GET routes."""
+    """One listener with a few routes, all of one method."""
 
-    def __init__(self, address: str, routes: Mapping[str, Handler]) -> None:
+    def __init__(
+        self,
+        address: str,
+        routes: Mapping[str, Handler],
+        *,
+        method: str = "GET",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         """``address`` is ``host:port`` or ``:port`` for all interfaces; port 0 takes a free one."""
         host, colon, port = address.rpartition(":")
         if not colon or not port.isdigit():
             raise ConfigError(f"{address!r} is not an address: use host:port or :port")
         self._host = host.strip("[]") or None
         self._port = int(port)
+        self._tls = tls
         app = web.Application()
         for path, handler in routes.items():
-            app.router.add_get(path, handler)
+            app.router.add_route(method, path, handler)
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=90.0, max_field_size=1 << 16)
         self.port = 0
 
     async def start(self) -> None:
         """Listen. Raises ConfigError where the address cannot be had."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self._port)
+        site = web.TCPSite(self._runner, self._host, self._port, ssl_context=self._tls)
         try:
             await site.start()
         except OSError as error:

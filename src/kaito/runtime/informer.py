@@ -39,6 +39,9 @@ DEADLINE_GRACE = 30.0
 SLICE = 0.01
 """Seconds of applying a list between two turns of the event loop."""
 
+_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+
 _log = get_logger("informer")
 
 
@@ -287,6 +290,7 @@ class Informer(Generic[T]):
             self.scope.query(),
             limit=step.limit,
             resource_version=step.resource_version or None,
+            accept=_METADATA_LIST if self.resource.metadata_only else "application/json",
         )
         async with aclosing(pages):
             async for page in pages:
@@ -334,7 +338,8 @@ class Informer(Generic[T]):
             staging = {}
             self._phase = Phase.LISTING
         hard_deadline = asyncio.get_running_loop().time() + step.timeout + DEADLINE_GRACE
-        async with self._rest.stream(self.resource.path(self.scope.namespace), query) as stream:
+        accept = _METADATA if self.resource.metadata_only else "application/json"
+        async with self._rest.stream(self.resource.path(self.scope.namespace), query, accept=accept) as stream:
             if staging is None:
                 self._phase = Phase.WATCHING
                 self._healthy()

@@ -116,6 +116,24 @@ class RuntimeMetrics:
             "leader_election_slowpath_total", "Lease renewals that had to read the lease first", "name"
         )
 
+        self.webhook_latency = histogram(
+            f"{prefix}_webhook_latency_seconds", "Length of an admission request", DURATION_BUCKETS, "webhook"
+        )
+        self.webhook_requests_total = counter(
+            f"{prefix}_webhook_requests_total", "Admission requests by HTTP code", "webhook", "code"
+        )
+        self.webhook_requests_in_flight = gauge(
+            f"{prefix}_webhook_requests_in_flight", "Admission requests being answered", "webhook"
+        )
+        self.webhook_panics_total = counter(f"{prefix}_webhook_panics_total", "Admission requests that met a bug")
+        self.conversion_webhook_panics_total = counter(
+            f"{prefix}_conversion_webhook_panics_total", "Conversion requests that met a bug"
+        )
+        self.certificate_reads_total = counter("certwatcher_read_certificate_total", "Reads of the certificate files")
+        self.certificate_read_errors_total = counter(
+            "certwatcher_read_certificate_errors_total", "Reads of the certificate files that failed"
+        )
+
         own = "kaito_runtime"
         self.informer_revision = gauge(
             f"{own}_informer_store_resource_version", "Newest resource version seen", "resource"

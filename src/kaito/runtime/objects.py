@@ -81,6 +81,10 @@ class _Header(msgspec.Struct, frozen=True, rename="camel"):
     api_version: str = ""
 
 
+class _MetadataDocument(msgspec.Struct, frozen=True):
+    metadata: msgspec.Raw
+
+
 class _RawMeta(msgspec.Struct, frozen=True, rename="camel"):
     managed_fields: msgspec.Raw = msgspec.Raw()
 
@@ -91,6 +95,7 @@ class _RawDocument(msgspec.Struct, frozen=True):
 
 _DOCUMENT = msgspec.json.Decoder(_Document)
 _HEADER = msgspec.json.Decoder(_Header)
+_METADATA_DOCUMENT = msgspec.json.Decoder(_MetadataDocument)
 _RAW_DOCUMENT = msgspec.json.Decoder(_RawDocument)
 _MANAGED_FIELDS = b'"managedFields":'
 
@@ -128,25 +133,26 @@ class Stored(Generic[T]):
             header = _HEADER.decode(data)
         except msgspec.DecodeError as error:
             raise DecodeError(f"not a {resource.kind}: {error}") from error
-        if header.kind and header.kind != resource.kind:
-            raise DecodeError(f"expected a {resource.kind}, got a {header.kind} of {header.api_version}")
         meta = header.metadata
         if not meta.name:
             raise DecodeError(f"a {resource.kind} without metadata.name")
+        if resource.metadata_only:
+            metadata = bytes(_METADATA_DOCUMENT.decode(data).metadata)
+            data = b'{"kind":"%b","apiVersion":"%b","metadata":%b}' % (*_type_of(resource), metadata)
+        elif header.kind and header.kind != resource.kind:
+            raise DecodeError(f"expected a {resource.kind}, got a {header.kind} of {header.api_version}")
+        elif not header.kind:
+            # Items of a list of built-in objects leave out what the list says.
+            data = b'{"kind":"%b","apiVersion":"%b",%b' % (*_type_of(resource), data.lstrip()[1:])
         self.resource = resource
         # Namespaces and labels repeat from object to object: one string each serves them all.
         self.key = Key(intern(meta.namespace), meta.name)
         self.uid = meta.uid
         self.resource_version = meta.resource_version
         self.generation = meta.generation
-        self.labels = {intern(name): intern(value) for name, value in meta.labels.items()} if meta.labels else _NO_LABELS
-        if not header.kind:
-            # Items of a list of built-in objects leave out what the list says.
-            data = b'{"kind":"%b","apiVersion":"%b",%b' % (
-                resource.kind.encode(),
-                resource.api_version.encode(),
-                data.lstrip()[1:],
-            )
+        self.labels = (
+            {intern(name): intern(value) for name, value in meta.labels.items()} if meta.labels else _NO_LABELS
+        )
         self.data = strip_managed_fields(data)
 
     @property
@@ -167,6 +173,28 @@ class Stored(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<{self.resource.kind} {self.key} rv={self.resource_version}>"
+
+
+def _type_of(resource: Resource[Any]) -> tuple[bytes, bytes]:
+    return resource.kind.encode(), resource.api_version.encode()
+
+
+def metadata_resource(resource: Resource[Any]) -> Resource[ObjectMeta]:
+    """``resource`` with nothing but its objects' metadata: the server sends no more, and the cache keeps no more."""
+
+    def encode(meta: ObjectMeta) -> bytes:
+        raise TypeError(f"{resource.group_resource} is read as metadata only here and cannot be written")
+
+    return Resource(
+        resource.group,
+        resource.version,
+        resource.kind,
+        resource.plural,
+        resource.namespaced,
+        decode_meta,
+        encode,
+        metadata_only=True,
+    )
 
 
 def strip_managed_fields(data: bytes) -> bytes:

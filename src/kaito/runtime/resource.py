@@ -26,7 +26,7 @@ class Key(NamedTuple):
 class Resource(Generic[T]):
     """A resource of the API, with the codec of the type that its objects are read as.
 
-    Two resources are the same informer, index and metric when group, version and plural are equal.
+    Two resources share an informer when group, version, plural and ``metadata_only`` are equal.
     """
 
     group: str
@@ -38,6 +38,8 @@ class Resource(Generic[T]):
     decode: Callable[[bytes], T]
     """JSON bytes to a new, unshared value. Raises on bytes that are not such an object."""
     encode: Callable[[T], bytes]
+    metadata_only: bool = False
+    """Whether only the objects' metadata is asked for and kept; see ``metadata_resource``."""
 
     @property
     def api_version(self) -> str:
@@ -62,15 +64,15 @@ class Resource(Generic[T]):
                 parts.append(subresource)
         return "/".join(parts)
 
+    def names_same(self, other: Resource[Any]) -> bool:
+        """Whether both are about the same objects, however those are read."""
+        return (self.group, self.version, self.plural) == (other.group, other.version, other.plural)
+
     def __hash__(self) -> int:
-        return hash((self.group, self.version, self.plural))
+        return hash((self.group, self.version, self.plural, self.metadata_only))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Resource) and (self.group, self.version, self.plural) == (
-            other.group,
-            other.version,
-            other.plural,
-        )
+        return isinstance(other, Resource) and self.names_same(other) and self.metadata_only == other.metadata_only
 
     def __str__(self) -> str:
         return f"{self.kind}.{self.api_version}"
@@ -114,4 +116,18 @@ EVENTS = manifest_resource("events.k8s.io", "v1", "Event", "events")
 ENDPOINT_SLICES = manifest_resource("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
 CUSTOM_RESOURCE_DEFINITIONS = manifest_resource(
     "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False
+)
+VALIDATING_WEBHOOK_CONFIGURATIONS = manifest_resource(
+    "admissionregistration.k8s.io",
+    "v1",
+    "ValidatingWebhookConfiguration",
+    "validatingwebhookconfigurations",
+    namespaced=False,
+)
+MUTATING_WEBHOOK_CONFIGURATIONS = manifest_resource(
+    "admissionregistration.k8s.io",
+    "v1",
+    "MutatingWebhookConfiguration",
+    "mutatingwebhookconfigurations",
+    namespaced=False,
 )
