@@ -7,7 +7,7 @@ JOBS   ?= auto
 KEEP   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format manifests bench clean
+.PHONY: help demo test lint format manifests bench soak clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ manifests: $(STAMP) ## Write config/crd from the API types
 bench: $(STAMP) ## Measure the runtime beside its peers (SIZES=1000,5000 for chosen sizes)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	$(BIN)/python hack/bench/runtime.py $(if $(SIZES),--sizes $(SIZES))
+
+soak: $(STAMP) ## The runtime under ten minutes of faults (MINUTES=2 for less)
+	$(BIN)/python hack/soak.py $(if $(MINUTES),--minutes $(MINUTES))
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

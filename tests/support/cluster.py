@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.kubectl import Kubectl, installed
-
 from kaito.devcluster.operator import launch, mount_service_account, pod_environment
 from kaito.devcluster.process import end, start, stop
 from kaito.devcluster.state import Running, StateFolder, alive
+from support.kubectl import Kubectl, installed
 
 NAMESPACE = "kaito-system"
 SERVICE_ACCOUNT = "kaito-controller-manager"
@@ -108,7 +107,12 @@ class DevCluster:
 
     @contextlib.contextmanager
     def operator(
-        self, folder: Path, *, controllers: str = "workspace,machine", environ: Mapping[str, str] | None = None, name: str = "operator"
+        self,
+        folder: Path,
+        *,
+        controllers: str = "workspace,machine",
+        environ: Mapping[str, str] | None = None,
+        name: str = "operator",
     ) -> Iterator[Operator]:
         """An operator under its service account, killed when the block ends."""
         account = folder / f"{name}-serviceaccount"

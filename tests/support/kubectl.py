@@ -38,7 +38,13 @@ class Kubectl:
     def run(self, *arguments: str, stdin: str = "", timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
         """Run it; the caller looks at the exit code."""
         return subprocess.run(
-            self.command(*arguments), input=stdin, capture_output=True, text=True, timeout=timeout, check=False, env=self.env()
+            self.command(*arguments),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env=self.env(),
         )
 
     def command(self, *arguments: str) -> list[str]:
@@ -56,7 +62,9 @@ class Kubectl:
     def __call__(self, *arguments: str, stdin: str = "", timeout: float = TIMEOUT) -> str:
         """Run it, expect success, return what it printed."""
         done = self.run(*arguments, stdin=stdin, timeout=timeout)
-        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        assert done.returncode == 0, (
+            f"kubectl {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        )
         return done.stdout
 
     def fails(self, *arguments: str, stdin: str = "") -> str:

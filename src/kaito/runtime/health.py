@@ -106,6 +106,8 @@ class HttpServer:
         app = web.Application()
         for path, handler in routes.items():
             app.router.add_route(method, path, handler)
+            if method == "GET":
+                app.router.add_route("HEAD", path, handler)
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=90.0, max_field_size=1 << 16)
         self.port = 0
 

@@ -31,7 +31,8 @@ from kaito.runtime.store import IndexFunction, Lister, Store
 T = TypeVar("T")
 
 IDLE_DEADLINE = 130.0
-"""Seconds of silence, two bookmark periods, after which a watch that has seen a bookmark is taken for dead."""
+"""Seconds of silence, two bookmark periods of a real server, after which a watch that has seen a bookmark is taken for
+dead."""
 INITIAL_IDLE_DEADLINE = 30.0
 """Seconds of silence in the initial part of a streaming list after which a plain list is tried."""
 DEADLINE_GRACE = 30.0
@@ -150,6 +151,7 @@ class Informer(Generic[T]):
         metrics: RuntimeMetrics,
         clock: Clock | None = None,
         machine: ReflectorMachine | None = None,
+        idle_deadline: float = IDLE_DEADLINE,
     ) -> None:
         self.resource = resource
         self.scope = scope or Scope()
@@ -157,6 +159,7 @@ class Informer(Generic[T]):
         self._metrics = metrics
         self._clock = clock or SystemClock()
         self._machine = machine or ReflectorMachine()
+        self._idle_deadline = idle_deadline
         self._label = resource.group_resource
         self._store: Store[T] = Store(resource, on_index_error=self._index_failed)
         self._registrations: list[Registration] = []
@@ -369,7 +372,7 @@ class Informer(Generic[T]):
         if initial:
             deadline = min(deadline, loop.time() + INITIAL_IDLE_DEADLINE)
         elif progress.bookmarks:
-            deadline = min(deadline, loop.time() + IDLE_DEADLINE)
+            deadline = min(deadline, loop.time() + self._idle_deadline)
         try:
             async with asyncio.timeout_at(deadline):
                 return await stream.lines()
