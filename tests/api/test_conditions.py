@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from kaito.api.conditions import MACHINE_CONDITIONS, find, is_true, set_condition
+from kaito.api.machine import MachineCondition
 
 NOON = datetime(2024, 11, 16, 12, tzinfo=UTC)
 LATER = NOON + timedelta(minutes=1)
@@ -41,45 +42,63 @@ def test_conditions_keep_their_places() -> None:
     assert [condition.type for condition in conditions] == ["A", "B"]
 
 
+def found(type_: str, status: str, reason: str | None = None, message: str | None = None) -> MachineCondition:
+    values = {"type": type_, "status": status, "reason": reason, "message": message}
+    return MachineCondition(**{name: value for name, value in values.items() if value is not None})
+
+
+LAUNCHED = found("MachineLaunched", "True")
+REGISTERED = found("MachineRegistered", "True")
+INITIALIZED = found("MachineInitialized", "True")
+NO_QUOTA = found("MachineLaunched", "False", "LaunchFailed", "no quota")
+
+
 def test_a_machine_becomes_ready_when_all_three_hold() -> None:
-    conditions = MACHINE_CONDITIONS.mark_true(None, "MachineLaunched", now=NOON)
+    conditions = MACHINE_CONDITIONS.update(None, [LAUNCHED], now=NOON)
     assert find(conditions, "Ready").status == "Unknown"
-    conditions = MACHINE_CONDITIONS.mark_true(conditions, "MachineRegistered", now=NOON)
-    conditions = MACHINE_CONDITIONS.mark_true(conditions, "MachineInitialized", now=LATER)
+    conditions = MACHINE_CONDITIONS.update(conditions, [REGISTERED, INITIALIZED], now=LATER)
     assert is_true(conditions, "Ready")
     assert [condition.type for condition in conditions] == sorted(condition.type for condition in conditions)
 
 
-def test_a_failed_dependent_speaks_for_the_machine() -> None:
-    conditions = MACHINE_CONDITIONS.mark_false(None, "MachineLaunched", "LaunchFailed", "no quota", now=NOON)
-    conditions = MACHINE_CONDITIONS.mark_false(
-        conditions, "MachineRegistered", "MachineNotLaunched", "Machine is not launched", now=NOON
-    )
+def test_the_first_that_does_not_hold_speaks_for_the_machine() -> None:
+    waiting = found("MachineRegistered", "False", "MachineNotLaunched", "Machine is not launched")
+    conditions = MACHINE_CONDITIONS.update(None, [NO_QUOTA, waiting], now=NOON)
     ready = find(conditions, "Ready")
-    assert ready is not None
-    assert (ready.status, ready.reason) == ("False", "MachineNotLaunched")
-    conditions = MACHINE_CONDITIONS.mark_true(conditions, "MachineRegistered", now=LATER)
-    ready = find(conditions, "Ready")
-    assert ready is not None
     assert (ready.status, ready.reason, ready.message) == ("False", "LaunchFailed", "no quota")
+    conditions = MACHINE_CONDITIONS.update(conditions, [LAUNCHED], now=LATER)
+    ready = find(conditions, "Ready")
+    assert (ready.status, ready.reason, ready.message) == ("False", "MachineNotLaunched", "Machine is not launched")
 
 
 def test_time_of_a_machine_condition_moves_with_every_change() -> None:
-    conditions = MACHINE_CONDITIONS.mark_unknown(None, "MachineLaunched", "Launching", "creating", now=NOON)
-    again = MACHINE_CONDITIONS.mark_unknown(conditions, "MachineLaunched", "Launching", "creating", now=LATER)
+    conditions = MACHINE_CONDITIONS.update(
+        None, [found("MachineLaunched", "Unknown", "Launching", "creating")], now=NOON
+    )
+    again = MACHINE_CONDITIONS.update(
+        conditions, [found("MachineLaunched", "Unknown", "Launching", "creating")], now=LATER
+    )
     assert again == conditions
-    changed = MACHINE_CONDITIONS.mark_unknown(conditions, "MachineLaunched", "Launching", "still creating", now=LATER)
+    changed = MACHINE_CONDITIONS.update(
+        conditions, [found("MachineLaunched", "Unknown", "Launching", "still creating")], now=LATER
+    )
     assert find(changed, "MachineLaunched").last_transition_time == "2024-11-16T12:01:00Z"
     assert find(changed, "Ready").message == "still creating"
+    assert find(changed, "Ready").last_transition_time == "2024-11-16T12:01:00Z"
 
 
-def test_false_outweighs_unknown() -> None:
-    conditions = MACHINE_CONDITIONS.mark_false(None, "MachineLaunched", "LaunchFailed", "no quota", now=NOON)
-    conditions = MACHINE_CONDITIONS.mark_unknown(conditions, "MachineRegistered", "Waiting", "", now=LATER)
-    assert find(conditions, "Ready").reason == "LaunchFailed"
+def test_what_is_true_carries_no_reason() -> None:
+    conditions = MACHINE_CONDITIONS.update(None, [NO_QUOTA], now=NOON)
+    conditions = MACHINE_CONDITIONS.update(conditions, [LAUNCHED, REGISTERED, INITIALIZED], now=LATER)
+    assert find(conditions, "Ready").to_manifest() == {
+        "type": "Ready",
+        "status": "True",
+        "lastTransitionTime": "2024-11-16T12:01:00Z",
+    }
 
 
-def test_other_conditions_do_not_bear_on_ready() -> None:
-    conditions = MACHINE_CONDITIONS.mark_false(None, "MachineDrifted", "NotDrifted", "", now=NOON)
-    assert find(conditions, "Ready") is None
-    assert find(conditions, "MachineDrifted").severity == "Info"
+def test_conditions_of_others_stay_and_do_not_bear_on_ready() -> None:
+    drifted = found("MachineDrifted", "False", "NotDrifted").model_copy(update={"severity": "Info"})
+    conditions = MACHINE_CONDITIONS.update([drifted], [LAUNCHED, REGISTERED, INITIALIZED], now=NOON)
+    assert find(conditions, "MachineDrifted") == drifted
+    assert is_true(conditions, "Ready")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from kaito.api.machine import MachineCondition
+from kaito.api.machine import INITIALIZED, LAUNCHED, READY, REGISTERED, MachineCondition
 from kaito.api.meta import Condition, ConditionStatus, timestamp
 
 if TYPE_CHECKING:
@@ -66,75 +66,44 @@ def set_condition(
 
 @dataclass(frozen=True, slots=True)
 class ConditionSet:
-    """A knative condition set: ``summary`` is True when every one of ``dependents`` is."""
+    """A knative condition set: ``summary`` is True when every one of ``dependents`` is.
+
+    Where knative lets the dependent that was written last speak for the whole, here the first in order that is not True
+    does: it is what the others wait for.
+    """
 
     summary: str
     dependents: tuple[str, ...]
 
-    def mark_true(
-        self, conditions: Sequence[MachineCondition] | None, type_: str, *, now: datetime
+    def update(
+        self, conditions: Sequence[MachineCondition] | None, found: Iterable[MachineCondition], *, now: datetime
     ) -> tuple[MachineCondition, ...]:
-        marked = self._put(tuple(conditions or ()), type_, "True", "", "", now)
-        unhappy = self._unhappy(marked)
-        if unhappy is not None:
-            return self._put(marked, self.summary, unhappy.status, unhappy.reason or "", unhappy.message or "", now)
-        if any(find(marked, dependent) is None for dependent in self.dependents):
-            return self._put(marked, self.summary, "Unknown", "", "", now)
-        return self._put(marked, self.summary, "True", "", "", now)
+        """``conditions`` with those of ``found``, which need no time, and their sum; sorted by type."""
+        merged = {condition.type: condition for condition in conditions or ()}
+        for condition in found:
+            _put(merged, condition, now)
+        _put(merged, self._sum(merged), now)
+        return tuple(merged[type_] for type_ in sorted(merged))
 
-    def mark_false(
-        self, conditions: Sequence[MachineCondition] | None, type_: str, reason: str, message: str, *, now: datetime
-    ) -> tuple[MachineCondition, ...]:
-        """A False dependent carries its reason and message over to the summary; the last one marked wins."""
-        marked = self._put(tuple(conditions or ()), type_, "False", reason, message, now)
-        return self._put(marked, self.summary, "False", reason, message, now) if type_ in self.dependents else marked
-
-    def mark_unknown(
-        self, conditions: Sequence[MachineCondition] | None, type_: str, reason: str, message: str, *, now: datetime
-    ) -> tuple[MachineCondition, ...]:
-        marked = self._put(tuple(conditions or ()), type_, "Unknown", reason, message, now)
-        if type_ not in self.dependents:
-            return marked
-        failed = self._newest(marked, "False")
-        if failed is not None:
-            return self._put(marked, self.summary, "False", failed.reason or "", failed.message or "", now)
-        return self._put(marked, self.summary, "Unknown", reason, message, now)
-
-    def _unhappy(self, conditions: tuple[MachineCondition, ...]) -> MachineCondition | None:
-        return self._newest(conditions, "False") or self._newest(conditions, "Unknown")
-
-    def _newest(self, conditions: tuple[MachineCondition, ...], status: ConditionStatus) -> MachineCondition | None:
-        matching = [found for found in conditions if found.type in self.dependents and found.status == status]
-        return max(matching, key=lambda condition: condition.last_transition_time or "", default=None)
-
-    def _put(
-        self,
-        conditions: tuple[MachineCondition, ...],
-        type_: str,
-        status: ConditionStatus,
-        reason: str,
-        message: str,
-        now: datetime,
-    ) -> tuple[MachineCondition, ...]:
-        severity = None if type_ == self.summary or type_ in self.dependents else "Info"
-        old = find(conditions, type_)
-        if old is not None and (old.status, old.reason or "", old.message or "", old.severity) == (
-            status,
-            reason,
-            message,
-            severity,
-        ):
-            return conditions
-        values = {"reason": reason, "message": message, "severity": severity}
-        changed = MachineCondition(
-            type=type_,
-            status=status,
-            last_transition_time=timestamp(now),
-            **{name: value for name, value in values.items() if value},
-        )
-        others = [condition for condition in conditions if condition.type != type_]
-        return tuple(sorted([*others, changed], key=lambda condition: condition.type))
+    def _sum(self, conditions: dict[str, MachineCondition]) -> MachineCondition:
+        for dependent in self.dependents:
+            condition = conditions.get(dependent)
+            if condition is None:
+                return MachineCondition(type=self.summary, status="Unknown")
+            if condition.status != "True":
+                return condition.model_copy(update={"type": self.summary})
+        return MachineCondition(type=self.summary, status="True")
 
 
-MACHINE_CONDITIONS = ConditionSet("Ready", ("MachineLaunched", "MachineRegistered", "MachineInitialized"))
+def _put(conditions: dict[str, MachineCondition], condition: MachineCondition, now: datetime) -> None:
+    old = conditions.get(condition.type)
+    if old is None or _said(old) != _said(condition):
+        conditions[condition.type] = condition.model_copy(update={"last_transition_time": timestamp(now)})
+
+
+def _said(condition: MachineCondition) -> tuple[str, ...]:
+    return condition.status, condition.reason or "", condition.message or "", condition.severity or ""
+
+
+MACHINE_CONDITIONS = ConditionSet(READY, (LAUNCHED, REGISTERED, INITIALIZED))
 """The living conditions of a Machine and their sum."""

@@ -1,0 +1,258 @@
+"""The scheduler: binds pods to nodes that can run them.
+
+Looser than kube-scheduler: no preemption, topology spread, host ports, volume topology or dynamic resources; pod affinity
+is honoured where it is required, ``namespaceSelector`` in it is not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kaito.devcluster.controllers import conditions, pods
+from kaito.devcluster.controllers.placement import NodeView, misfits, preference, untolerated
+from kaito.devcluster.controllers.resources import PERSISTENT_VOLUME_CLAIMS
+from kaito.runtime import (
+    Client,
+    Clock,
+    Conflict,
+    Controller,
+    Event,
+    EventRecorder,
+    EventType,
+    Key,
+    Lister,
+    Manager,
+    Manifest,
+    NotFound,
+    ObjectReference,
+    Request,
+    Stored,
+    Watch,
+)
+from kaito.runtime.resource import NODES, PODS
+
+NAME = "default-scheduler"
+_INDEX = "scheduler"
+_PENDING = "pending"
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unschedulable:
+    message: str
+
+
+def decide(pod: Manifest, cluster: Sequence[NodeView]) -> Bind | Unschedulable:
+    """The best node, or why there is none: the least loaded of those that fit and are preferred."""
+    if not cluster:
+        return Unschedulable("no nodes available to schedule pods")
+    refused: Counter[str] = Counter()
+    fitting = []
+    for view in cluster:
+        reasons = misfits(pod, view, cluster)
+        refused.update(reasons)
+        if not reasons:
+            fitting.append(view)
+    if fitting:
+        return Bind(min(fitting, key=lambda view: _rank(pod, view)).name)
+    total = len(cluster)
+    why = ", ".join(f"{count} {reason}" for reason, count in sorted(refused.items()))
+    return Unschedulable(
+        f"0/{total} nodes are available: {why}. preemption: 0/{total} nodes are available: "
+        f"{total} Preemption is not helpful for scheduling."
+    )
+
+
+def _rank(pod: Manifest, view: NodeView) -> tuple[Any, ...]:
+    spec = pod["spec"]
+    avoided = untolerated(spec, view.node, ("PreferNoSchedule",)) is not None
+    return (-preference(spec, view.node), avoided, len(view.pods), view.name)
+
+
+def missing_claim(pod: Manifest, exists: Iterable[str]) -> str:
+    """The first claim that the pod mounts and nobody has made; ``exists`` are the claims of its namespace."""
+    known = set(exists)
+    for volume in pod["spec"].get("volumes") or ():
+        name = (volume.get("persistentVolumeClaim") or {}).get("claimName", "")
+        if name and name not in known:
+            return str(name)
+    return ""
+
+
+def is_pending(pod: Mapping[str, Any]) -> bool:
+    """Whether the pod waits for this scheduler."""
+    spec = pod["spec"]
+    return (
+        not spec.get("nodeName")
+        and spec.get("schedulerName", NAME) == NAME
+        and not spec.get("schedulingGates")
+        and pods.is_active(pod)
+    )
+
+
+class Scheduler:
+    def __init__(
+        self,
+        client: Client,
+        pod_lister: Lister[Manifest],
+        nodes: Lister[Manifest],
+        claims: Lister[Manifest],
+        recorder: EventRecorder,
+        clock: Clock,
+    ) -> None:
+        self._client = client
+        self._pods = pod_lister
+        self._nodes = nodes
+        self._claims = claims
+        self._recorder = recorder
+        self._clock = clock
+        self._assumed: dict[Key, tuple[str, str]] = {}
+        """Uid and node of pods that were bound here and that the cache does not show as bound yet."""
+
+    async def reconcile(self, request: Request) -> None:
+        stored = self._pods.stored(request.key.name, request.key.namespace)
+        if stored is None or self._assumed.get(stored.key, ("",))[0] == stored.uid:
+            return
+        pod = stored.decode()
+        if not is_pending(pod):
+            return
+        claims = (item.key.name for item in self._claims.stored_list(stored.key.namespace))
+        cluster = self._cluster()
+        claim = missing_claim(pod, claims)
+        decision = (
+            Unschedulable(f'0/{len(cluster)} nodes are available: persistentvolumeclaim "{claim}" not found.')
+            if claim
+            else decide(pod, cluster)
+        )
+        if isinstance(decision, Bind):
+            await self._bind(stored, decision.node)
+        else:
+            await self._refuse(pod, stored, decision.message)
+
+    def _cluster(self) -> list[NodeView]:
+        self._drop_settled()
+        assumed: dict[str, list[Manifest]] = {}
+        for key, (_, target) in self._assumed.items():
+            pod = self._pods.get(key.name, key.namespace)
+            if pod is not None:
+                assumed.setdefault(target, []).append(pod)
+        views = []
+        for node in self._nodes.list():
+            name = node["metadata"]["name"]
+            if "deletionTimestamp" in node["metadata"]:
+                continue
+            bound = [item.decode() for item in self._pods.by_index(_INDEX, f"node/{name}")]
+            running = [pod for pod in bound if not pods.is_finished(pod)]
+            views.append(NodeView.of(node, [*running, *assumed.get(name, ())]))
+        return views
+
+    def _drop_settled(self) -> None:
+        for key, (uid, _) in tuple(self._assumed.items()):
+            stored = self._pods.stored(key.name, key.namespace)
+            if stored is None or stored.uid != uid or b'"nodeName":"' in stored.data:
+                del self._assumed[key]
+
+    async def _bind(self, stored: Stored[Manifest], node: str) -> None:
+        key = stored.key
+        body = {
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {"name": key.name, "namespace": key.namespace, "uid": stored.uid},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        }
+        try:
+            await self._client.post(PODS, key.name, "binding", body, key.namespace)
+        except (NotFound, Conflict):
+            return  # deleted or bound meanwhile
+        self._assumed[key] = (stored.uid, node)
+        note = f"Successfully assigned {key} to {node}"
+        self._recorder.event(ObjectReference.of(PODS, stored), "Normal", "Scheduled", note, action="Binding")
+
+    async def _refuse(self, pod: Manifest, stored: Stored[Manifest], message: str) -> None:
+        about = ObjectReference.of(PODS, stored)
+        self._recorder.event(about, "Warning", "FailedScheduling", message, action="Scheduling")
+        known = (pod.get("status") or {}).get("conditions") or []
+        said = conditions.put(known, "PodScheduled", "False", "Unschedulable", message, self._clock.now())
+        if said == known:
+            return
+        patch = {
+            "metadata": {"uid": stored.uid, "resourceVersion": stored.resource_version},
+            "status": {"conditions": said},
+        }
+        try:
+            await self._client.patch(PODS, stored.key.name, patch, namespace=stored.key.namespace, subresource="status")
+        except (NotFound, Conflict):
+            return  # its event brings the pod here again
+
+
+def _index(stored: Stored[Manifest]) -> Iterable[str]:
+    pod = stored.decode()
+    if pod["spec"].get("nodeName"):
+        return (f"node/{pod['spec']['nodeName']}",)
+    return (_PENDING,) if is_pending(pod) else ()
+
+
+def _frees(event: Event[Any]) -> bool:
+    """Whether a pod has left, or finished on, a node."""
+    if event.type is EventType.DELETED:
+        return True
+    return event.new is not None and event.old is not None and _finished(event.new) and not _finished(event.old)
+
+
+def _finished(stored: Stored[Any]) -> bool:
+    return b'"phase":"Succeeded"' in stored.data or b'"phase":"Failed"' in stored.data
+
+
+def node_matters(event: Event[Any]) -> bool:
+    """Leaves out heartbeats: a node's labels, taints, capacity and schedulability decide, not its conditions."""
+    if event.old is None or event.new is None:
+        return True
+    return _relevant(event.old) != _relevant(event.new)
+
+
+def _relevant(stored: Stored[Any]) -> tuple[Any, ...]:
+    node = stored.decode()
+    status = node.get("status") or {}
+    return stored.labels, node.get("spec"), status.get("allocatable"), status.get("capacity")
+
+
+def setup(manager: Manager) -> None:
+    cache = manager.cache
+    pod_lister = cache.lister(PODS)
+    cache.add_index(PODS, _INDEX, _index)
+
+    def pending(_: Stored[Any]) -> Iterable[Key]:
+        return [stored.key for stored in pod_lister.by_index(_INDEX, _PENDING)]
+
+    def pending_in_namespace(stored: Stored[Any]) -> Iterable[Key]:
+        return [key for key in pending(stored) if key.namespace == stored.key.namespace]
+
+    scheduler = Scheduler(
+        manager.client,
+        pod_lister,
+        cache.lister(NODES),
+        cache.lister(PERSISTENT_VOLUME_CLAIMS),
+        manager.recorder(NAME),
+        manager.clock,
+    )
+    manager.add(
+        Controller(
+            NAME,
+            scheduler,
+            primary=PODS,
+            # One at a time: each decision must see the one before.
+            max_concurrent=1,
+            watches=(
+                Watch(NODES, pending, node_matters),
+                Watch(PODS, pending, _frees),
+                Watch(PERSISTENT_VOLUME_CLAIMS, pending_in_namespace, lambda event: event.type is EventType.ADDED),
+            ),
+        )
+    )

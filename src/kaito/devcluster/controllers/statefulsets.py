@@ -1,0 +1,285 @@
+"""StatefulSets: numbered pods with names and claims of their own, made and replaced in order.
+
+Looser than kube-controller-manager: ``persistentVolumeClaimRetentionPolicy`` and ``rollingUpdate.maxUnavailable`` do not
+act (claims stay, pods are replaced one by one).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from kaito.devcluster.controllers import pods, revisions
+from kaito.devcluster.controllers.ownership import adopters, claim
+from kaito.devcluster.controllers.replicasets import TERMINATING
+from kaito.devcluster.controllers.resources import PERSISTENT_VOLUME_CLAIMS
+from kaito.devcluster.controllers.revisions import History, Revisions, template_of
+from kaito.runtime import (
+    AlreadyExists,
+    ApiError,
+    Client,
+    Clock,
+    Controller,
+    EventRecorder,
+    LabelSelector,
+    Lister,
+    Manager,
+    Manifest,
+    NotFound,
+    ObjectMeta,
+    ObjectReference,
+    Request,
+    Result,
+    Watch,
+    owner_reference,
+)
+from kaito.runtime.resource import CONTROLLER_REVISIONS, PODS, STATEFUL_SETS
+
+NAME = "statefulset-controller"
+POD_NAME = "statefulset.kubernetes.io/pod-name"
+POD_INDEX = "apps.kubernetes.io/pod-index"
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    ordinal: int
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    pod: Manifest
+
+
+Action = Create | Delete
+
+
+def ordinal_of(stateful_set: Mapping[str, Any], pod: Mapping[str, Any]) -> int | None:
+    prefix, _, number = pod["metadata"]["name"].rpartition("-")
+    return int(number) if prefix == stateful_set["metadata"]["name"] and number.isdigit() else None
+
+
+def first_ordinal(spec: Mapping[str, Any]) -> int:
+    return int((spec.get("ordinals") or {}).get("start", 0))
+
+
+def plan(
+    stateful_set: Manifest, by_ordinal: Mapping[int, Manifest], current: str, update: str, now: datetime
+) -> list[Action]:
+    """What to do next. With OrderedReady at most one thing, and none while a pod is on its way."""
+    spec = stateful_set["spec"]
+    ordered = spec.get("podManagementPolicy", "OrderedReady") == "OrderedReady"
+    start = first_ordinal(spec)
+    end = start + spec.get("replicas", 1)
+    strategy = spec.get("updateStrategy") or {}
+    rolling = strategy.get("type", "RollingUpdate") == "RollingUpdate"
+    partition = start + (strategy.get("rollingUpdate") or {}).get("partition", 0) if rolling else end
+
+    def healthy(pod: Manifest) -> bool:
+        return pods.is_active(pod) and pods.available_in(pod, spec.get("minReadySeconds", 0), now) == 0
+
+    actions: list[Action] = []
+    for ordinal in range(start, end):
+        pod = by_ordinal.get(ordinal)
+        if pod is None:
+            actions.append(Create(ordinal, current if rolling and ordinal < partition else update))
+        elif pods.is_finished(pod) and not pods.is_deleting(pod):
+            actions.append(Delete(pod))
+        elif healthy(pod):
+            continue
+        if ordered:
+            return actions
+    condemned = sorted((number for number in by_ordinal if not start <= number < end), reverse=True)
+    for ordinal in condemned:
+        pod = by_ordinal[ordinal]
+        if not pods.is_deleting(pod):
+            actions.append(Delete(pod))
+        if ordered:
+            return actions
+    if actions or not rolling:
+        return actions
+    for ordinal in range(end - 1, partition - 1, -1):
+        pod = by_ordinal[ordinal]
+        if revision_of(pod) != update:
+            return [] if pods.is_deleting(pod) else [Delete(pod)]
+        if not healthy(pod):
+            return []
+    return []
+
+
+def revision_of(pod: Mapping[str, Any]) -> str:
+    return str((pod["metadata"].get("labels") or {}).get(revisions.LABEL, ""))
+
+
+def new_pod(stateful_set: Manifest, owner: Mapping[str, Any], action: Create, revision: Mapping[str, Any]) -> Manifest:
+    name = f"{stateful_set['metadata']['name']}-{action.ordinal}"
+    labels = {POD_NAME: name, POD_INDEX: str(action.ordinal), revisions.LABEL: action.revision}
+    pod = pods.from_template(template_of(revision), owner, name=name, labels=labels)
+    spec = pod["spec"]
+    spec["hostname"] = name
+    if stateful_set["spec"].get("serviceName"):
+        spec["subdomain"] = stateful_set["spec"]["serviceName"]
+    claims = stateful_set["spec"].get("volumeClaimTemplates") or ()
+    names = {item["metadata"]["name"] for item in claims}
+    volumes = [item for item in spec.get("volumes") or () if item["name"] not in names]
+    volumes += [{"name": item, "persistentVolumeClaim": {"claimName": f"{item}-{name}"}} for item in names]
+    if volumes:
+        spec["volumes"] = sorted(volumes, key=lambda item: str(item["name"]))
+    return pod
+
+
+def new_claims(stateful_set: Manifest, ordinal: int) -> list[Manifest]:
+    """The claims of one pod. They have no owner: data outlives pods and sets."""
+    name = stateful_set["metadata"]["name"]
+    selector = (stateful_set["spec"].get("selector") or {}).get("matchLabels") or {}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {
+                **{key: value for key, value in item["metadata"].items() if key in ("annotations",)},
+                "name": f"{item['metadata']['name']}-{name}-{ordinal}",
+                "labels": {**(item["metadata"].get("labels") or {}), **selector},
+            },
+            "spec": item["spec"],
+        }
+        for item in stateful_set["spec"].get("volumeClaimTemplates") or ()
+    ]
+
+
+def stateful_set_status(
+    stateful_set: Manifest, owned: list[Manifest], current: str, update: str, now: datetime
+) -> tuple[Manifest, float | None]:
+    """The status that ``owned`` pods make, and the seconds until waiting alone changes it."""
+    spec = stateful_set["spec"]
+    waits = [
+        pods.available_in(pod, spec.get("minReadySeconds", 0), now) if pods.is_active(pod) else None for pod in owned
+    ]
+    active = [pod for pod in owned if pods.is_active(pod)]
+    counts = {
+        "readyReplicas": sum(wait is not None for wait in waits),
+        "currentReplicas": sum(revision_of(pod) == current for pod in active),
+        "updatedReplicas": sum(revision_of(pod) == update for pod in active),
+    }
+    strategy = (spec.get("updateStrategy") or {}).get("type", "RollingUpdate")
+    done = counts["updatedReplicas"] == counts["readyReplicas"] == len(owned) == spec.get("replicas", 1)
+    if strategy == "RollingUpdate" and done:
+        current, counts["currentReplicas"] = update, counts["updatedReplicas"]
+    before = stateful_set.get("status") or {}
+    status: Manifest = {
+        "observedGeneration": stateful_set["metadata"].get("generation", 0),
+        "replicas": len(owned),
+        "availableReplicas": sum(wait == 0 for wait in waits),
+        **{name: count for name, count in counts.items() if count},
+        "currentRevision": current,
+        "updateRevision": update,
+        "collisionCount": before.get("collisionCount", 0),
+    }
+    if before.get("conditions"):
+        status["conditions"] = before["conditions"]
+    return status, pods.soonest(waits)
+
+
+class StatefulSetReconciler:
+    def __init__(
+        self,
+        client: Client,
+        sets: Lister[Manifest],
+        pod_lister: Lister[Manifest],
+        history: Revisions,
+        claims: Lister[Manifest],
+        recorder: EventRecorder,
+        clock: Clock,
+    ) -> None:
+        self._client = client
+        self._sets = sets
+        self._pods = pod_lister
+        self._history = history
+        self._claims = claims
+        self._recorder = recorder
+        self._clock = clock
+
+    async def reconcile(self, request: Request) -> Result | None:
+        stored = self._sets.stored(request.key.name, request.key.namespace)
+        if stored is None:
+            return None
+        stateful_set, meta = stored.decode(), stored.meta
+        selector = LabelSelector.from_object(stateful_set["spec"]["selector"])
+        assert selector is not None, "the API server requires a selector"
+        owned = await claim(self._client, STATEFUL_SETS, meta, selector, PODS, self._pods.stored_list(meta.namespace))
+        if meta.deleting:
+            return None
+        try:
+            history = await self._history.sync(stateful_set, meta, selector)
+            current = self._current(stateful_set, history)
+            owned = await self._act(stateful_set, meta, owned, current, history)
+        except ApiError as error:
+            if error.has_cause(TERMINATING):
+                return None
+            raise
+        now = self._clock.now()
+        status, again = stateful_set_status(stateful_set, owned, current, history.name, now)
+        if status != (stateful_set.get("status") or {}):
+            await self._client.update_status(STATEFUL_SETS, {**stateful_set, "status": status})
+        live = {revision_of(pod) for pod in owned} | {current}
+        await self._history.truncate(history, live, stateful_set["spec"].get("revisionHistoryLimit", 10))
+        return Result(requeue_after=again) if again else None
+
+    def _current(self, stateful_set: Manifest, history: History) -> str:
+        known = (stateful_set.get("status") or {}).get("currentRevision", "")
+        return known if known and history.find(known) else history.name
+
+    async def _act(
+        self, stateful_set: Manifest, meta: ObjectMeta, owned: list[Manifest], current: str, history: History
+    ) -> list[Manifest]:
+        numbered = {number: pod for pod in owned if (number := ordinal_of(stateful_set, pod)) is not None}
+        about = ObjectReference.of(STATEFUL_SETS, meta)
+        for action in plan(stateful_set, numbered, current, history.name, self._clock.now()):
+            if isinstance(action, Create):
+                await self._ensure_claims(stateful_set, meta, action.ordinal)
+                revision = history.find(action.revision) or history.update
+                pod = new_pod(stateful_set, owner_reference(STATEFUL_SETS, meta), action, revision)
+                name = pod["metadata"]["name"]
+                owned = [*owned, await self._client.create(PODS, pod, namespace=meta.namespace)]
+                note = f"create Pod {name} in StatefulSet {meta.name} successful"
+                self._recorder.event(about, "Normal", "SuccessfulCreate", note)
+            else:
+                metadata = action.pod["metadata"]
+                with contextlib.suppress(NotFound):
+                    await self._client.delete(PODS, metadata["name"], meta.namespace, uid=metadata["uid"])
+                note = f"delete Pod {metadata['name']} in StatefulSet {meta.name} successful"
+                self._recorder.event(about, "Normal", "SuccessfulDelete", note)
+        return owned
+
+    async def _ensure_claims(self, stateful_set: Manifest, meta: ObjectMeta, ordinal: int) -> None:
+        for item in new_claims(stateful_set, ordinal):
+            if self._claims.stored(item["metadata"]["name"], meta.namespace) is None:
+                with contextlib.suppress(AlreadyExists):
+                    await self._client.create(PERSISTENT_VOLUME_CLAIMS, item, namespace=meta.namespace)
+
+
+def setup(manager: Manager) -> None:
+    cache = manager.cache
+    sets = cache.lister(STATEFUL_SETS)
+    reconciler = StatefulSetReconciler(
+        manager.client,
+        sets,
+        cache.lister(PODS),
+        Revisions(manager.client, STATEFUL_SETS, cache.lister(CONTROLLER_REVISIONS)),
+        cache.lister(PERSISTENT_VOLUME_CLAIMS),
+        manager.recorder(NAME),
+        manager.clock,
+    )
+    manager.add(
+        Controller(
+            NAME,
+            reconciler,
+            primary=STATEFUL_SETS,
+            owns=(PODS,),
+            watches=(Watch(PODS, adopters(sets)),),
+            max_concurrent=4,
+        )
+    )

@@ -1,0 +1,160 @@
+"""What nobody holds is removed once it has been seen twice; what is not certain is left."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from controllers.machine.conftest import World, machine_manifest
+from kaito.api.machine import Machine
+from kaito.api.resources import MACHINES
+from kaito.controllers.machine.garbage import NOTHING, find_garbage
+from kaito.devcluster.arm import Fault, build_node
+from kaito.devcluster.arm.errors import ArmError
+from kaito.provisioner import Instance, InstanceState
+from kaito.runtime import Stored
+from kaito.runtime.resource import NODES
+from support.waiting import eventually
+
+NOON = datetime(2024, 11, 16, 12, tzinfo=UTC)
+GRACE = timedelta(seconds=30)
+
+
+def instance(owner: str = "uid-1", **changes: Any) -> Instance:
+    made = Instance("ws1", InstanceState.RUNNING, "Succeeded", "Standard_NC6s_v3", owner, created_at=NOON - 2 * GRACE)
+    return replace(made, **changes)
+
+
+def machine(uid: str = "uid-1", *, launched: str = "True", **metadata: Any) -> Machine:
+    manifest = machine_manifest("ws1")
+    manifest["metadata"] |= {"uid": uid, **metadata}
+    manifest["status"] = {"conditions": [{"type": "MachineLaunched", "status": launched}]}
+    return Machine.model_validate(manifest)
+
+
+def node(pool: str = "ws1", **metadata: Any) -> Stored[Any]:
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": "n",
+            "uid": "node-1",
+            "labels": {"kubernetes.azure.com/agentpool": pool, "kaito.sh/workspace": "w"},
+            "finalizers": ["karpenter.sh/termination"],
+            **metadata,
+        },
+    }
+    return Stored(NODES, NODES.encode(manifest))
+
+
+@pytest.mark.parametrize(
+    ("instances", "machines", "nodes"),
+    [
+        ([instance()], [machine()], [node()]),
+        ([instance()], [machine(launched="Unknown")], []),
+        ([], [machine(launched="Unknown")], []),
+        ([], [machine(deletionTimestamp="2024-11-16T12:00:00Z")], [node()]),
+        ([], [machine(labels={})], []),
+        ([instance(created_at=NOON)], [], []),
+        ([instance(state=InstanceState.DELETING)], [], [node()]),
+        ([], [], [node(labels={"kaito.sh/workspace": "w"})]),
+        ([], [], [node(finalizers=[])]),
+        ([], [], [node(labels={"kubernetes.azure.com/agentpool": "ws1"})]),
+    ],
+)
+def test_what_is_not_garbage(instances: list[Instance], machines: list[Machine], nodes: list[Stored[Any]]) -> None:
+    assert find_garbage(instances, machines, nodes, NOON, GRACE) == NOTHING
+
+
+def test_what_is_garbage() -> None:
+    assert list(find_garbage([instance()], [], [], NOON, GRACE).instances) == ["uid-1"]
+    assert list(find_garbage([instance(created_at=None)], [], [], NOON, GRACE).instances) == ["uid-1"]
+    assert list(find_garbage([], [machine()], [], NOON, GRACE).machines) == ["uid-1"]
+    assert list(find_garbage([], [], [node()], NOON, GRACE).nodes) == ["node-1"]
+
+
+def test_a_machine_of_the_same_name_does_not_hold_the_instance_of_another() -> None:
+    found = find_garbage([instance("uid-old")], [machine("uid-new")], [], NOON, GRACE)
+    assert (list(found.instances), list(found.machines)) == (["uid-old"], ["uid-new"])
+
+
+def test_only_what_was_seen_before_is_certain() -> None:
+    found = find_garbage([instance()], [], [node()], NOON, GRACE)
+    assert found.confirmed(NOTHING) == NOTHING
+    assert found.confirmed(found) == found
+
+
+@asynccontextmanager
+async def collecting(world: World) -> AsyncIterator[None]:
+    world.settings = replace(world.settings, garbage_interval=0.05)
+    async with world.running():
+        yield
+
+
+async def test_a_pool_without_a_machine_is_deleted_with_its_node(world: World) -> None:
+    world.arm.add_pool("nodepool1", {"vmSize": "Standard_D4s_v5"})
+    async with world.running():
+        await world.make()
+        await world.ready()
+    # Someone takes the finalizer off a Machine and deletes it.
+    await world.client.delete(MACHINES, world.name)
+    await world.client.patch(MACHINES, world.name, {"metadata": {"finalizers": None}})
+    async with collecting(world):
+        await world.gone()
+    assert world.pools == ["nodepool1"]
+
+
+async def test_a_machine_whose_pool_has_vanished_is_deleted(world: World) -> None:
+    async with world.running():
+        await world.make()
+        await world.ready()
+    pool = world.arm._operations.pools.pop(world.name)
+    await world.leave(pool)
+    async with collecting(world):
+        await world.gone()
+        await world.told("InstanceGone")
+
+
+async def test_an_orphaned_node_is_released(world: World) -> None:
+    pool = world.arm.add_pool(world.name, {"vmSize": "Standard_NC6s_v3", "nodeLabels": {"kaito.sh/workspace": "w"}})
+    orphan = build_node(pool, 0)
+    orphan["metadata"]["finalizers"] = ["karpenter.sh/termination"]
+    del world.arm._operations.pools[world.name]
+    await world.client.create(NODES, orphan)
+    async with collecting(world):
+
+        async def released() -> bool:
+            return not await world.nodes()
+
+        await eventually(released)
+
+
+async def test_nothing_is_removed_on_what_a_failing_cloud_says(world: World) -> None:
+    async with world.running():
+        await world.make()
+        await world.ready()
+    for error in (ArmError(503, "ServiceUnavailable", "later"), ArmError(404, "ResourceNotFound", "no cluster")):
+        fault = world.arm.faults.add(Fault(method="LIST", error=error, count=4))
+        async with collecting(world):
+            await eventually(lambda fault=fault: fault.hits == 4)
+    assert (await world.condition("Ready"))[0] == "True"
+    assert world.count("DELETE") == 0
+
+
+async def test_a_list_that_leaves_a_pool_out_deletes_no_machine(world: World) -> None:
+    async with world.running():
+        await world.make()
+        await world.ready()
+    pool = world.arm.pools[world.name]
+    # Its marks are gone, so it is not listed as kaito's; but it is there.
+    pool.properties |= {"tags": {}, "nodeLabels": {}}
+    async with collecting(world):
+        lists = world.count("LIST")
+        await eventually(lambda: world.count("LIST") > lists + 5)
+    assert (await world.machine()).metadata.deletion_timestamp is None
+    assert world.count("DELETE") == 0
