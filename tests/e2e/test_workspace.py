@@ -20,7 +20,6 @@ SAMPLES = Path(__file__).resolve().parents[2] / "config" / "samples"
 PHI3 = SAMPLES / "workspace-phi-3-mini.inference.yaml"
 NAME = "workspace-phi-3-mini"
 
-pytestmark = pytest.mark.xdist_group("workspace")
 
 
 def pools(cluster: DevCluster) -> list[dict[str, Any]]:
@@ -149,7 +148,12 @@ def changed(change: str) -> str:
         case "no selector":
             del body["resource"]["labelSelector"]
         case "both":
-            body["tuning"] = {"preset": {"name": "phi-3-mini-4k-instruct"}, "method": "lora", "input": {"urls": ["https://x.test/a"]}}
+            body["tuning"] = {
+                "preset": {"name": "phi-3-mini-4k-instruct"},
+                "method": "lora",
+                "input": {"urls": ["https://example.com/data.parquet"]},
+                "output": {"image": "registry.example.com/adapter:1", "imagePushSecret": "push"},
+            }
         case "unknown preset":
             body["inference"]["preset"]["name"] = "gpt-5"
         case "neither":

@@ -62,7 +62,7 @@ class Operator:
             return 0, ""
 
     def wait_ready(self) -> None:
-        until(lambda: self.get("probes", "/readyz")[0] == 200 or self._ended(), f"the operator is ready\n{self.text}")
+        until(lambda: self.get("probes", "/readyz")[0] == 200 or self._ended(), "the operator is ready")
 
     def _ended(self) -> bool:
         assert self.process.poll() is None, f"the operator ended with {self.process.returncode}:\n{self.text}"
@@ -138,11 +138,10 @@ class DevCluster:
 def dev_cluster(scratch: Path) -> Iterator[DevCluster]:
     """A local cluster of its own, gone with all its processes when the block ends."""
     folder = StateFolder(scratch / "state")
-    running, pipe = start(folder, attached=True)
-    assert pipe is not None
+    running, process = start(folder, attached=True)
     try:
         yield DevCluster(folder, running, scratch)
     finally:
-        pipe.close()
         stop(folder)
+        process.communicate()
         assert not alive(running.pid)

@@ -32,7 +32,7 @@ class Kubectl:
     binary: str
     kubeconfig: Path
     home: Path
-    namespace: str = "default"
+    namespace: str = ""
     environ: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, *arguments: str, stdin: str = "", timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
@@ -48,7 +48,7 @@ class Kubectl:
         )
 
     def command(self, *arguments: str) -> list[str]:
-        return [self.binary, "--namespace", self.namespace, *arguments]
+        return [self.binary, *(["--namespace", self.namespace] if self.namespace else []), *arguments]
 
     def env(self) -> dict[str, str]:
         return {

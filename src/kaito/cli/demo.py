@@ -63,7 +63,7 @@ def _demo(folder: StateFolder, kubectl: Path, overlay: Path, sample: Path, *, ke
     story.title("kaito on this machine")
     story.note("Real: the Kubernetes API server, the operator, the Azure SDK that it uses, and kubectl.")
     story.note("Simulated: Azure behind its REST interface, the nodes, and the pods. No model is loaded.")
-    running, pipe = start(folder, attached=not keep)
+    running, process = start(folder, attached=not keep)
     succeeded = False
     try:
         story.say(f"local cluster     {running.server}")
@@ -79,10 +79,9 @@ def _demo(folder: StateFolder, kubectl: Path, overlay: Path, sample: Path, *, ke
                 story.note("The operator's last words:")
                 typer.echo("\n".join(folder.operator_log.read_text(errors="replace").splitlines()[-20:]))
     finally:
-        if pipe is not None:
-            pipe.close()
         if not (keep and succeeded):
             stop(folder)
+            process.communicate()
     return succeeded
 
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from typing import IO
 
 from kaito.devcluster.state import Running, StateFolder, alive
 
@@ -21,10 +20,10 @@ class LocalClusterError(Exception):
     """The local cluster cannot be started or stopped; says why."""
 
 
-def start(folder: StateFolder, *, port: int = 0, attached: bool = False) -> tuple[Running, IO[bytes] | None]:
+def start(folder: StateFolder, *, port: int = 0, attached: bool = False) -> tuple[Running, subprocess.Popen[bytes]]:
     """Start a local cluster and return when it serves.
 
-    ``attached``: the cluster ends when the returned pipe is closed, as it is when this process ends in whatever way.
+    ``attached``: the cluster ends when the process's ``stdin`` is closed, as it is when this process ends in whatever way.
     Raises LocalClusterError if one runs there already, or with the end of its log if it does not come up.
     """
     if folder.running() is not None:
@@ -49,7 +48,7 @@ def start(folder: StateFolder, *, port: int = 0, attached: bool = False) -> tupl
             process.wait()
             raise LocalClusterError(f"the local cluster did not come up:\n{_tail(folder)}")
         time.sleep(_POLL)
-    return running, process.stdin
+    return running, process
 
 
 def stop(folder: StateFolder) -> bool:

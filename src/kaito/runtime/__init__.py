@@ -5,11 +5,14 @@ What a controller author needs is here; every other module of the package is pri
 
 from __future__ import annotations
 
+from kaito.runtime.apply import OperationResult, create_or_patch, create_or_update
 from kaito.runtime.cache import Cache
+from kaito.runtime.certificates import Certificates, CertificateWatcher
 from kaito.runtime.client import Client, PatchType
 from kaito.runtime.clock import Clock, SystemClock, format_micro_time, format_time, parse_time
 from kaito.runtime.config import RestConfig, in_cluster_config, load_config
 from kaito.runtime.controller import Controller, Mapper, Watch, owner_keys
+from kaito.runtime.discovery import Discovery
 from kaito.runtime.elector import ElectionConfig
 from kaito.runtime.errors import (
     AlreadyExists,
@@ -21,6 +24,7 @@ from kaito.runtime.errors import (
     Forbidden,
     Invalid,
     LeadershipLost,
+    NoKindMatch,
     NotFound,
     OutcomeUnknown,
     RuntimeFault,
@@ -52,18 +56,38 @@ from kaito.runtime.recorder import EventRecorder
 from kaito.runtime.resource import Key, Manifest, Resource, manifest_resource
 from kaito.runtime.rest import Rest
 from kaito.runtime.selectors import FieldSelector, LabelSelector, Requirement
+from kaito.runtime.selfsigned import SelfSignedCertificates
+from kaito.runtime.sources import SINGLETON, Channel, Poll, Source, Timer
 from kaito.runtime.store import Lister
+from kaito.runtime.webhook import (
+    AdmissionRequest,
+    AdmissionResponse,
+    Defaulter,
+    Operation,
+    Validator,
+    WebhookServer,
+    defaulting,
+    validating,
+)
 
 __all__ = [
+    "SINGLETON",
+    "AdmissionRequest",
+    "AdmissionResponse",
     "AlreadyExists",
     "ApiError",
     "Cache",
+    "CertificateWatcher",
+    "Certificates",
+    "Channel",
     "Client",
     "Clock",
     "ConfigError",
     "Conflict",
     "Controller",
     "DecodeError",
+    "Defaulter",
+    "Discovery",
     "ElectionConfig",
     "Event",
     "EventRecorder",
@@ -81,12 +105,16 @@ __all__ = [
     "ManagerOptions",
     "Manifest",
     "Mapper",
+    "NoKindMatch",
     "NotFound",
     "ObjectMeta",
     "ObjectReference",
+    "Operation",
+    "OperationResult",
     "OutcomeUnknown",
     "OwnerReference",
     "PatchType",
+    "Poll",
     "Predicate",
     "RateLimiter",
     "Reconciler",
@@ -98,18 +126,26 @@ __all__ = [
     "Result",
     "RuntimeFault",
     "RuntimeMetrics",
+    "SelfSignedCertificates",
+    "Source",
     "Stored",
     "SyncTimeout",
     "SystemClock",
     "TerminalError",
+    "Timer",
     "TransportError",
+    "Validator",
     "Watch",
+    "WebhookServer",
     "add_finalizer",
     "all_of",
     "annotations_changed",
     "any_of",
     "configure_logging",
+    "create_or_patch",
+    "create_or_update",
     "default_identity",
+    "defaulting",
     "deletion_marked",
     "format_micro_time",
     "format_time",
@@ -128,4 +164,5 @@ __all__ = [
     "remove_finalizer",
     "resource_version_changed",
     "retry_on_conflict",
+    "validating",
 ]

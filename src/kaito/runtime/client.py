@@ -15,7 +15,7 @@ import msgspec
 from kaito.runtime.errors import DecodeError
 from kaito.runtime.objects import ObjectMeta, Stored, decode_meta
 from kaito.runtime.pager import list_pages
-from kaito.runtime.resource import Key, Resource
+from kaito.runtime.resource import Key, Manifest, Resource
 from kaito.runtime.rest import REQUEST_TIMEOUT, Rest
 from kaito.runtime.selectors import FieldSelector, LabelSelector
 
@@ -26,6 +26,7 @@ class PatchType(enum.StrEnum):
     MERGE = "application/merge-patch+json"
     JSON = "application/json-patch+json"
     STRATEGIC = "application/strategic-merge-patch+json"
+    APPLY = "application/apply-patch+yaml"
 
 
 class WriteObserver(Protocol):
@@ -135,6 +136,26 @@ class Client:
         path = resource.path(namespace, name, subresource)
         return await self._write("PATCH", resource, path, msgspec.json.encode(patch), content_type=kind.value)
 
+    async def server_side_apply(
+        self, resource: Resource[T], obj: T, *, field_manager: str = "", force: bool = False, subresource: str = ""
+    ) -> T:
+        """Make the object have the fields that ``obj`` has, and ``field_manager`` (this client's by default) their owner.
+
+        Fields that it owned and ``obj`` lacks are removed. Raises Conflict where another manager owns a field and wants
+        another value; ``force`` takes such fields over.
+        """
+        manifest = msgspec.json.decode(resource.encode(obj), type=Manifest)
+        meta = decode_meta(resource.encode(obj))
+        # The server refuses an apply that brings the record of who owns what.
+        manifest.get("metadata", {}).pop("managedFields", None)
+        manifest |= {"apiVersion": resource.api_version, "kind": resource.kind}
+        path = resource.path(meta.namespace, meta.name, subresource)
+        query = {"fieldManager": field_manager or self._field_manager, "force": "true" if force else "false"}
+        # JSON is YAML.
+        return await self._write(
+            "PATCH", resource, path, msgspec.json.encode(manifest), content_type=PatchType.APPLY.value, query=query
+        )
+
     async def post(
         self, resource: Resource[Any], name: str, subresource: str, body: Mapping[str, Any], namespace: str = ""
     ) -> Any:
@@ -180,11 +201,18 @@ class Client:
         return {"fieldManager": self._field_manager}
 
     async def _write(
-        self, method: str, resource: Resource[T], path: str, data: bytes, *, content_type: str = "application/json"
+        self,
+        method: str,
+        resource: Resource[T],
+        path: str,
+        data: bytes,
+        *,
+        content_type: str = "application/json",
+        query: Mapping[str, str] | None = None,
     ) -> T:
         self._fence()
         answer = await self.rest.send(
-            method, path, body=data, content_type=content_type, query=self._query(), timeout=REQUEST_TIMEOUT
+            method, path, body=data, content_type=content_type, query=query or self._query(), timeout=REQUEST_TIMEOUT
         )
         written = _decode(resource, answer.body)
         self._observer.written(resource, answer.body)

@@ -20,6 +20,7 @@ from kaito.runtime.ratelimit import ExponentialRateLimiter, RateLimiter
 from kaito.runtime.reconcile import Reconciler, Request, Result
 from kaito.runtime.resource import Key, Resource
 from kaito.runtime.selectors import LabelSelector
+from kaito.runtime.sources import Source
 from kaito.runtime.tasks import TaskScope
 from kaito.runtime.workqueue import LOW_PRIORITY, QueueShutDown, WorkQueue
 
@@ -55,10 +56,13 @@ class Controller:
     name: str
     """Unique in the process; label of its metrics."""
     reconciler: Reconciler
-    primary: Resource[Any]
+    primary: Resource[Any] | None = None
+    """The resource whose objects it reconciles; None where its keys come from watches and sources alone."""
     owns: Sequence[Resource[Any]] = ()
     """Resources whose objects have an object of ``primary`` as their controlling owner."""
     watches: Sequence[Watch[Any]] = ()
+    sources: Sequence[Source] = ()
+    """Reasons to reconcile that are not events of a resource; they run while the controller does."""
     predicate: Predicate | None = None
     """Filter on events of ``primary``."""
     max_concurrent: int = 1
@@ -74,9 +78,15 @@ class Controller:
             raise ConfigError("a controller needs a name")
         if self.max_concurrent < 1:
             raise ConfigError(f"controller {self.name}: max_concurrent is {self.max_concurrent}, it must be at least 1")
+        if self.primary is None and self.owns:
+            raise ConfigError(f"controller {self.name}: it has no primary resource, so nothing can be owned by one")
+        if self.primary is None and not self.watches and not self.sources:
+            raise ConfigError(f"controller {self.name}: it has no resource, watch or source, so it would never run")
 
-    def sources(self) -> list[Watch[Any]]:
+    def watched(self) -> list[Watch[Any]]:
         """Everything it watches, its own resource first."""
+        if self.primary is None:
+            return list(self.watches)
         primary: Watch[Any] = Watch(self.primary, lambda stored: (stored.key,), self.predicate)
         owned = [Watch[Any](resource, owner_keys(self.primary)) for resource in self.owns]
         return [primary, *owned, *self.watches]
@@ -113,7 +123,7 @@ class ControllerRun:
 
     def declare(self) -> None:
         """Make the informers that the controller needs, so that they sync with the rest of the cache."""
-        for source in self.controller.sources():
+        for source in self.controller.watched():
             self._cache.informer(source.resource, namespace=source.namespace, labels=source.labels)
 
     def enqueue(self, key: Key, *, priority: int = 0, after: float = 0.0) -> None:
@@ -137,12 +147,16 @@ class ControllerRun:
         for number in range(self.controller.max_concurrent):
             # A fresh context: what the starter has bound must not show in the workers' logs.
             Context().run(self._workers.start, f"{self.controller.name} worker {number}", self._work())
+        sources = TaskScope(self._worker_failed)
+        for number, source in enumerate(self.controller.sources):
+            Context().run(sources.start, f"{self.controller.name} source {number}", source.run(self.enqueue))
         resync = asyncio.create_task(self._resync(), name=f"{self.controller.name} resync")
         try:
             await self._failure
         finally:
             resync.cancel()
             await asyncio.wait([resync])
+            await sources.aclose()
             self._queue.shut_down()
             try:
                 await self._workers.join()
@@ -152,7 +166,7 @@ class ControllerRun:
 
     async def _subscribe(self) -> None:
         informers = []
-        for source in self.controller.sources():
+        for source in self.controller.watched():
             informer = self._cache.informer(source.resource, namespace=source.namespace, labels=source.labels)
             informers.append(informer)
             self._registrations.append((informer, informer.add_handler(self._handler(source))))

@@ -27,6 +27,7 @@
     │   ├── CacheNotStarted
     │   ├── NotCached
     │   └── SyncTimeout
+    ├── NoKindMatch                 the server has no such kind (yet)
     ├── ConfigError                 a setting that cannot work; says which and why
     ├── DecodeError                 bytes that are not the object they should be
     ├── TerminalError               a reconcile failed in a way that trying again cannot mend
@@ -249,6 +250,10 @@ class NotCached(CacheError):
 
 class SyncTimeout(CacheError):
     """Informers did not finish their first list in time; the message names each and its last error."""
+
+
+class NoKindMatch(RuntimeFault):
+    """The server's discovery names no resource of this kind; it may appear later."""
 
 
 class ConfigError(RuntimeFault):

@@ -15,6 +15,9 @@ from prometheus_client.exposition import choose_encoder
 
 from kaito.runtime.errors import ConfigError
 
+LINGER = 1.0
+"""Seconds for which the rest of a request that was refused is read, so that its sender gets to see the answer."""
+
 Check = Callable[[], Awaitable[None] | None]
 """Returns where all is well, raises where not."""
 
@@ -108,7 +111,9 @@ class HttpServer:
             app.router.add_route(method, path, handler)
             if method == "GET":
                 app.router.add_route("HEAD", path, handler)
-        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=90.0, max_field_size=1 << 16)
+        self._runner = web.AppRunner(
+            app, access_log=None, keepalive_timeout=90.0, lingering_time=LINGER, max_field_size=1 << 16
+        )
         self.port = 0
 
     async def start(self) -> None:

@@ -72,5 +72,5 @@ def configure(level: str = "info", *, json: bool | None = None, stream: TextIO |
 
 
 def get_logger(name: str) -> Any:
-    """A logger that names its part of the program as ``logger``."""
-    return structlog.get_logger().bind(logger=name)
+    """A logger that names its part of the program as ``component``; it follows ``configure``, whichever comes first."""
+    return structlog.get_logger(component=name)

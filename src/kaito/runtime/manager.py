@@ -1,8 +1,8 @@
 """The manager: one process's clients, cache, controllers and servers, started and stopped in order.
 
-Start: HTTP servers, caches until synced, runnables and controllers that every replica runs, then, once this process leads,
-those that only the leader runs. Stop: the reverse, each group given what is left of the grace period to finish what it is
-doing; the lease is released only when nothing that needs it runs any more.
+Start: HTTP servers, webhooks, caches until synced, runnables and controllers that every replica runs, then, once this
+process leads, those that only the leader runs. Stop: the reverse, each group given what is left of the grace period to
+finish what it is doing; the lease is released only when nothing that needs it runs any more.
 
 A process that loses its lease ends with an error: it is never demoted and kept.
 """
@@ -16,22 +16,27 @@ import socket
 import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, final
+from pathlib import Path
+from typing import Any, Protocol, final
 
 from aiohttp import web
 
+from kaito.runtime.authfilter import AccessFilter
 from kaito.runtime.cache import SYNC_TIMEOUT, Cache, describe_unsynced
+from kaito.runtime.certificates import Certificates, CertificateWatcher
 from kaito.runtime.client import Client
 from kaito.runtime.clock import Clock, SystemClock
 from kaito.runtime.config import RestConfig
 from kaito.runtime.controller import Controller, ControllerRun
+from kaito.runtime.discovery import Discovery
 from kaito.runtime.elector import ElectionConfig, Elector
 from kaito.runtime.errors import CacheError, ConfigError, LeadershipLost
-from kaito.runtime.health import Check, Checks, HttpServer, metrics_response, tasks_response
+from kaito.runtime.health import Check, Checks, Handler, HttpServer, metrics_response, tasks_response
 from kaito.runtime.log import get_logger
 from kaito.runtime.metrics import RuntimeMetrics
 from kaito.runtime.recorder import EventRecorder, EventWriter
 from kaito.runtime.rest import Rest
+from kaito.runtime.selfsigned import EphemeralCertificates
 from kaito.runtime.tasks import TaskScope
 
 LAG_PERIOD = 0.5
@@ -44,6 +49,10 @@ _log = get_logger("manager")
 class ManagerOptions:
     metrics_address: str = ":8080"
     """``host:port`` of ``/metrics``; "0" for none."""
+    metrics_secure: bool = False
+    """Serve metrics over TLS, and only to those whom the cluster lets ``get`` their path."""
+    metrics_certificates: Path | None = None
+    """Folder with ``tls.crt`` and ``tls.key`` for secure metrics; None for a certificate made at the start."""
     health_address: str = ":8081"
     """``host:port`` of ``/healthz``, ``/readyz`` and ``/debug/tasks``; "0" for none."""
     election: ElectionConfig | None = None
@@ -51,6 +60,24 @@ class ManagerOptions:
     grace_period: float = 30.0
     """Seconds for reconciles in progress to end when the manager stops."""
     sync_timeout: float = SYNC_TIMEOUT
+
+
+class Server(Protocol):
+    """Serves the cluster rather than this process, such as ``WebhookServer``."""
+
+    async def start(self) -> None: ...
+
+    async def run(self) -> None:
+        """Keep up to date what it serves with, until cancelled."""
+        ...
+
+    async def check(self) -> None:
+        """Raises where it cannot be reached."""
+        ...
+
+    async def stop(self) -> None:
+        """Also called where ``start`` was not, or failed."""
+        ...
 
 
 def default_identity() -> str:
@@ -77,6 +104,7 @@ class Manager:
             self._elector = Elector(election, self.rest, self.runtime_metrics, clock=self.clock)
         fence = self._elector.fence.check if self._elector else lambda: None
         self.client = Client(self.rest, fence=fence, observer=self.cache)
+        self.discovery = Discovery(self.rest, clock=self.clock)
         self._writer = EventWriter(self.client, self.clock, election.identity if election else default_identity())
         self._health = Checks("/healthz", self._check_failed)
         self._ready = Checks("/readyz", self._check_failed)
@@ -84,6 +112,8 @@ class Manager:
             self._health.add("leader", self._elector.check_health)
         self._ready.add("informer-sync", self._check_synced)
         self._names: set[str] = set()
+        self._added_servers: dict[str, Server] = {}
+        self._certificates: Certificates | None = None
         self._everywhere = _Group()
         self._leader_only = _Group()
         self._stopping = asyncio.Event()
@@ -122,6 +152,17 @@ class Manager:
         """Run ``run`` until the manager stops, which cancels it; an error ends the manager. It may return early."""
         self._claim(name)
         self._group(needs_leader).add(name, run)
+
+    def add_server(self, name: str, server: Server) -> None:
+        """Serve from before the caches start until after they have stopped: webhooks may be needed for them to sync.
+
+        Its ``check`` becomes the readiness check ``name``. Raises ConfigError once the manager runs.
+        """
+        if self._ran:
+            raise ConfigError(f"the server {name} comes too late: the manager has started")
+        self._claim(name)
+        self._added_servers[name] = server
+        self._ready.add(name, server.check)
 
     def _claim(self, name: str) -> None:
         if self._stopping.is_set():
@@ -191,12 +232,18 @@ class Manager:
         self._stopping.set()
 
     async def _start(self, servers: list[HttpServer], background: TaskScope, informers: TaskScope) -> None:
+        if self._certificates is not None:
+            await self._certificates.start()
+            background.start("metrics certificate", self._certificates.run())
         for server in servers:
             await server.start()
         self._note_ports(servers)
         _log.info("serving", metrics=self.metrics_port, probes=self.health_port)
         background.start("event loop lag", self._measure_lag())
         background.start("events", self._writer.run())
+        for name, added in self._added_servers.items():
+            await added.start()
+            background.start(f"server {name}", added.run())
         self.cache.start(informers)
         await self.cache.wait_synced(self.options.sync_timeout)
         self._everywhere.start(self._failed)
@@ -228,6 +275,8 @@ class Manager:
         await background.aclose()
         if self._elector is not None:
             await self._elector.release()
+        for added in reversed(self._added_servers.values()):
+            await added.stop()
         for server in reversed(servers):
             await server.stop()
         await self.rest.aclose()
@@ -249,7 +298,17 @@ class Manager:
             }
             servers.append(HttpServer(self.options.health_address, routes))
         if self.options.metrics_address != "0":
-            servers.append(HttpServer(self.options.metrics_address, {"/metrics": metrics}))
+            handler: Handler = metrics
+            if self.options.metrics_secure:
+                handler = AccessFilter(self.rest, clock=self.clock).protect(metrics)
+                folder = self.options.metrics_certificates
+                self._certificates = (
+                    CertificateWatcher.of_folder(folder, self.runtime_metrics)
+                    if folder
+                    else EphemeralCertificates(clock=self.clock)
+                )
+            tls = self._certificates.context if self._certificates else None
+            servers.append(HttpServer(self.options.metrics_address, {"/metrics": handler}, tls=tls))
         return servers
 
     def _note_ports(self, servers: list[HttpServer]) -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from controllers.machine.conftest import World
 from kaito.api.resources import MACHINES
-from kaito.devcluster.apiserver import ApiServer
 from kaito.devcluster.arm import ArmOptions
 from kaito.provisioner import CloudProvider, Instance, InstanceSpec
 from kaito.runtime.resource import NODES
@@ -160,7 +159,3 @@ async def test_two_controllers_by_mistake_still_make_one_pool(world: World) -> N
         await world.client.delete(MACHINES, world.name)
         await world.gone()
     assert world.pools == []
-
-
-def test_the_api_server_is_the_local_one() -> None:
-    assert ApiServer

@@ -284,9 +284,8 @@ async def test_a_node_that_joins_beside_a_registered_one_changes_nothing(world: 
         surge = await world.node()
         surge["metadata"] = {"name": f"{machine.status.node_name}-surge", "labels": surge["metadata"]["labels"]}
         await world.client.create(NODES, surge)
-        await change_first(
-            world, machine.status.node_name or "", {"metadata": {"labels": {"karpenter.sh/registered": None}}}
-        )
+        lost = {"metadata": {"labels": {"karpenter.sh/registered": None}}}
+        await world.client.patch(NODES, machine.status.node_name or "", lost)
 
         async def restored() -> bool:
             node = await world.client.get(NODES, machine.status.node_name or "")

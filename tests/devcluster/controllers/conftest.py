@@ -45,11 +45,15 @@ class Living:
     async def until(
         self, resource: Resource[Manifest], name: str, condition: Callable[[Manifest], Any], *, deadline: float = 20.0
     ) -> Manifest:
-        """The object once ``condition`` holds for it; the last one seen is in the error if it never does."""
+        """The object once it is there and ``condition`` holds for it; the last one seen is in the error if it never does."""
         seen: Manifest = {}
 
         async def probe() -> bool:
-            seen.update(await self.get(resource, name))
+            seen.clear()
+            try:
+                seen.update(await self.get(resource, name))
+            except NotFound:
+                return False
             return bool(condition(seen))
 
         try:

@@ -140,9 +140,11 @@ class Api:
         return self._written(call, kind, written)
 
     def _patch(self, call: Call, kind: Kind, subresource: str) -> Reply:
+        # The body first: server-side apply must be refused as such, not with a 404 for what it would have created.
+        patch = _patch_body(call)
         record = reads.find(kind, call.info.namespace, call.info.name)
         written = self._cluster.writer.patch(
-            kind, record, _patch_body(call), call.content_type, subresource=subresource, query=call.info.query
+            kind, record, patch, call.content_type, subresource=subresource, query=call.info.query
         )
         return self._written(call, kind, written)
 

@@ -1,0 +1,122 @@
+"""Where pods go, and what they say when there is no place."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from devcluster.controllers.conftest import Living, template
+
+from kaito.runtime import Manifest, NotFound
+from kaito.runtime.resource import EVENTS, LEASES, NODES, PODS
+
+
+def node(name: str, **status: str) -> Manifest:
+    capacity = {"cpu": "8", "memory": "32Gi", "pods": "110", **status}
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": {"kaito.sh/simulated": "true", "kubernetes.io/hostname": name}},
+        "spec": {"taints": [{"key": "sku", "value": "gpu", "effect": "NoSchedule"}]},
+        "status": {"capacity": capacity},
+    }
+
+
+def pod(name: str, gpus: int = 0, **spec: Any) -> Manifest:
+    body = {**template(name, **spec)}
+    body["metadata"]["name"] = name
+    if gpus:
+        body["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": str(gpus)}}
+        body["spec"]["tolerations"] = [{"key": "sku", "operator": "Equal", "value": "gpu", "effect": "NoSchedule"}]
+    return body
+
+
+@pytest.fixture
+async def gpu_node(living: Living) -> AsyncIterator[str]:
+    name = f"gpu-{living.namespace}"
+    await living.client.create(NODES, node(name, **{"nvidia.com/gpu": "1"}))
+    yield name
+    try:
+        await living.client.delete(NODES, name)
+    except NotFound:
+        return
+
+
+def is_ready(obj: Manifest) -> bool:
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in obj["status"].get("conditions", ()))
+
+
+def unschedulable(obj: Manifest) -> str:
+    for item in obj["status"].get("conditions", ()):
+        if item["type"] == "PodScheduled" and item["status"] == "False":
+            assert item["reason"] == "Unschedulable"
+            return str(item["message"])
+    return ""
+
+
+async def test_a_gpu_pod_waits_for_a_gpu_node_and_others_stay_away_from_it(living: Living) -> None:
+    await living.create(PODS, pod("model", gpus=1))
+    waiting = await living.until(PODS, "model", unschedulable)
+    assert "nodes are available: " in unschedulable(waiting)
+    assert "Insufficient nvidia.com/gpu" in unschedulable(waiting)
+
+    async def told() -> bool:
+        return any(event["reason"] == "FailedScheduling" for event in await living.list(EVENTS))
+
+    await living.until_true(told)
+    name = f"gpu-{living.namespace}"
+    await living.client.create(NODES, node(name, **{"nvidia.com/gpu": "1"}))
+    try:
+        placed = await living.until(PODS, "model", is_ready)
+        assert placed["spec"]["nodeName"] == name
+        await living.create(PODS, pod("plain"))
+        assert (await living.until(PODS, "plain", is_ready))["spec"]["nodeName"] != name
+        await living.create(PODS, pod("second", gpus=1))
+        assert "Insufficient nvidia.com/gpu" in unschedulable(await living.until(PODS, "second", unschedulable))
+        await living.delete(PODS, "model")
+        assert (await living.until(PODS, "second", is_ready))["spec"]["nodeName"] == name
+    finally:
+        await living.client.delete(NODES, name)
+    # A node that goes takes its pods with it.
+    await living.gone(PODS, "second")
+
+
+async def test_a_simulated_node_becomes_ready_and_keeps_a_lease(living: Living, gpu_node: str) -> None:
+    async def ready() -> bool:
+        held = await living.client.get(NODES, gpu_node)
+        return is_ready(held) and "InternalIP" in {item["type"] for item in held["status"].get("addresses", ())}
+
+    await living.until_true(ready)
+    async def leased() -> bool:
+        leases = await living.client.list(LEASES, "kube-node-lease")
+        return any(item["metadata"]["name"] == gpu_node for item in leases)
+
+    await living.until_true(leased)
+    await living.client.delete(NODES, gpu_node)
+
+    async def released() -> bool:
+        return not await leased()
+
+    await living.until_true(released)
+
+
+async def test_cordon_keeps_new_pods_away(living: Living, gpu_node: str) -> None:
+    await living.client.patch(NODES, gpu_node, {"spec": {"unschedulable": True}})
+
+    async def tainted() -> bool:
+        taints = (await living.client.get(NODES, gpu_node))["spec"].get("taints", ())
+        return "node.kubernetes.io/unschedulable" in {taint["key"] for taint in taints}
+
+    await living.until_true(tainted)
+    await living.create(PODS, pod("model", gpus=1))
+    assert "node(s) were unschedulable" in unschedulable(await living.until(PODS, "model", unschedulable))
+    await living.client.patch(NODES, gpu_node, {"spec": {"unschedulable": None}})
+    await living.until(PODS, "model", is_ready)
+
+
+async def test_a_missing_claim_is_named(living: Living) -> None:
+    volume = {"name": "data", "persistentVolumeClaim": {"claimName": "nowhere"}}
+    await living.create(PODS, pod("needy", volumes=[volume]))
+    waiting = await living.until(PODS, "needy", unschedulable)
+    assert 'persistentvolumeclaim "nowhere" not found' in unschedulable(waiting)
