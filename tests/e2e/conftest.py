@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.cluster import DevCluster, Operator, dev_cluster
 from support.kubectl import Kubectl, installed
 
@@ -49,4 +50,3 @@ def kubectl(request: pytest.FixtureRequest, cluster: DevCluster, tmp_path: Path)
     kubectl("create", "namespace", name)
     yield kubectl
     kubectl.run("delete", "namespace", name, "--wait=false")
-

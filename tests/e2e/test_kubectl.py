@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from support.kubectl import Kubectl
 
 
@@ -76,7 +77,10 @@ def test_get_in_every_output_format(kubectl: Kubectl) -> None:
     assert kubectl("get", "cm", "a", "-o", "jsonpath={.data.x}") == "1"
     assert yaml.safe_load(kubectl("get", "cm", "a", "-o", "yaml"))["data"] == {"x": "1"}
     assert json.loads(kubectl("get", "cm", "a", "-o", "json"))["kind"] == "ConfigMap"
-    assert rows(kubectl("get", "cm", "a", "-o", "custom-columns=N:.metadata.name,X:.data.x")) == [["N", "X"], ["a", "1"]]
+    assert rows(kubectl("get", "cm", "a", "-o", "custom-columns=N:.metadata.name,X:.data.x")) == [
+        ["N", "X"],
+        ["a", "1"],
+    ]
     assert "No resources found" in kubectl.run("get", "secrets").stderr
     kubectl.apply(deployment("web", 0))
     assert "SELECTOR" in kubectl("get", "deployment", "web", "-o", "wide").splitlines()[0]
@@ -125,7 +129,9 @@ def test_describe_and_events(kubectl: Kubectl) -> None:
 def test_wait_for_condition_jsonpath_and_deletion(kubectl: Kubectl) -> None:
     kubectl.apply(deployment("web"))
     assert "condition met" in kubectl("wait", "deployment/web", "--for=condition=Available", "--timeout=30s")
-    assert "condition met" in kubectl("wait", "deployment/web", "--for=jsonpath={.status.readyReplicas}=1", "--timeout=30s")
+    assert "condition met" in kubectl(
+        "wait", "deployment/web", "--for=jsonpath={.status.readyReplicas}=1", "--timeout=30s"
+    )
     waiting = kubectl.start("wait", "deployment/web", "--for=delete", "--timeout=30s")
     kubectl("delete", "deployment", "web")
     out, _ = waiting.communicate(timeout=40)
@@ -135,14 +141,29 @@ def test_wait_for_condition_jsonpath_and_deletion(kubectl: Kubectl) -> None:
 
 def test_patch_of_every_type(kubectl: Kubectl) -> None:
     kubectl.apply(deployment("web", 0))
-    kubectl("patch", "deployment", "web", "-p", '{"spec":{"template":{"spec":{"containers":[{"name":"side","image":"b"}]}}}}')
-    kubectl("patch", "deployment", "web", "--type=json", "-p", '[{"op":"replace","path":"/spec/revisionHistoryLimit","value":3}]')
+    kubectl(
+        "patch",
+        "deployment",
+        "web",
+        "-p",
+        '{"spec":{"template":{"spec":{"containers":[{"name":"side","image":"b"}]}}}}',
+    )
+    kubectl(
+        "patch",
+        "deployment",
+        "web",
+        "--type=json",
+        "-p",
+        '[{"op":"replace","path":"/spec/revisionHistoryLimit","value":3}]',
+    )
     kubectl("patch", "deployment", "web", "--type=merge", "-p", '{"metadata":{"annotations":{"a":"b"}}}')
     found = kubectl.json("get", "deployment", "web")
     assert {item["name"] for item in found["spec"]["template"]["spec"]["containers"]} == {"main", "side"}
     assert found["spec"]["revisionHistoryLimit"] == 3
     assert found["metadata"]["annotations"]["a"] == "b"
-    assert "no change" in kubectl("patch", "deployment", "web", "--type=merge", "-p", '{"metadata":{"annotations":{"a":"b"}}}')
+    assert "no change" in kubectl(
+        "patch", "deployment", "web", "--type=merge", "-p", '{"metadata":{"annotations":{"a":"b"}}}'
+    )
     assert "invalid" in kubectl.fails("patch", "deployment", "web", "-p", '{"spec":{"replicas":-1}}').lower()
 
 
@@ -162,7 +183,7 @@ def test_patch_of_status_leaves_the_rest(kubectl: Kubectl) -> None:
 def test_edit_with_an_editor(kubectl: Kubectl, tmp_path: Path) -> None:
     kubectl.apply(config_map("a", x="1"), deployment("web", 0))
     editor = tmp_path / "editor"
-    editor.write_text("#!/bin/sh\nsed -i.bak -e 's/x: \"1\"/x: \"edited\"/' -e 's/nginx:1.27/nginx:edited/' \"$1\"\n")
+    editor.write_text('#!/bin/sh\nsed -i.bak -e \'s/x: "1"/x: "edited"/\' -e \'s/nginx:1.27/nginx:edited/\' "$1"\n')
     editor.chmod(editor.stat().st_mode | stat.S_IXUSR)
     editing = Kubectl(kubectl.binary, kubectl.kubeconfig, kubectl.home, kubectl.namespace, {"EDITOR": str(editor)})
     assert "edited" in editing("edit", "configmap", "a")
@@ -261,8 +282,8 @@ def test_diff_and_replace(kubectl: Kubectl) -> None:
     assert kubectl("diff", "-f", "-", stdin=yaml.safe_dump(config_map("a", x="1"))) == ""
     different = kubectl.run("diff", "-f", "-", stdin=yaml.safe_dump(config_map("a", x="2")))
     assert different.returncode == 1
-    assert "-  x: \"1\"" in different.stdout
-    assert "+  x: \"2\"" in different.stdout
+    assert '-  x: "1"' in different.stdout
+    assert '+  x: "2"' in different.stdout
     body = kubectl.json("get", "configmap", "a")
     body["data"] = {"z": "9"}
     assert kubectl("replace", "-f", "-", stdin=json.dumps(body)) == "configmap/a replaced\n"
@@ -296,14 +317,22 @@ def test_jobs_and_stateful_sets_live(kubectl: Kubectl) -> None:
             "replicas": 2,
             "serviceName": "db",
             "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "postgres:17"}]}},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"containers": [{"name": "c", "image": "postgres:17"}]},
+            },
         },
     }
     kubectl.apply(job, stateful)
     kubectl("wait", "job/once", "--for=condition=Complete", "--timeout=30s")
     kubectl("rollout", "status", "statefulset/db", "--timeout=30s")
     assert kubectl("get", "pods", "-l", "app=db", "-o", "name").split() == ["pod/db-0", "pod/db-1"]
-    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "db"}, "spec": {"selector": labels, "ports": [{"port": 5432}]}}
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "db"},
+        "spec": {"selector": labels, "ports": [{"port": 5432}]},
+    }
     kubectl.apply(service)
     kubectl("wait", "endpoints/db", "--for=jsonpath={.subsets[0].addresses[1].ip}", "--timeout=30s")
 

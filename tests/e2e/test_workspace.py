@@ -10,16 +10,15 @@ from typing import Any
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from support.cluster import DevCluster, Operator, until
-from support.kubectl import Kubectl
 
 from kaito.devcluster.operator import CLUSTER_NAME, RESOURCE_GROUP, SUBSCRIPTION
 from kaito.devcluster.state import CLOUD_TOKEN
+from support.cluster import DevCluster, Operator, until
+from support.kubectl import Kubectl
 
 SAMPLES = Path(__file__).resolve().parents[2] / "config" / "samples"
 PHI3 = SAMPLES / "workspace-phi-3-mini.inference.yaml"
 NAME = "workspace-phi-3-mini"
-
 
 
 def pools(cluster: DevCluster) -> list[dict[str, Any]]:
@@ -94,8 +93,10 @@ def test_a_workspace_from_apply_to_ready_to_gone(cluster: DevCluster, operator: 
     assert container["command"] == [
         "/bin/sh",
         "-c",
-        "accelerate launch --gpu_ids=all --machine_rank=0 --num_machines=1 --num_processes=1 inference_api.py "
-        "--pipeline=text-generation --torch_dtype=auto --trust_remote_code",
+        (
+            "accelerate launch --gpu_ids=all --machine_rank=0 --num_machines=1 --num_processes=1 inference_api.py "
+            "--pipeline=text-generation --torch_dtype=auto --trust_remote_code"
+        ),
     ]
     service = kubectl.json("get", "service", NAME)
     assert [(port["port"], port["targetPort"]) for port in service["spec"]["ports"]] == [(80, 5000), (29500, 29500)]
@@ -105,7 +106,9 @@ def test_a_workspace_from_apply_to_ready_to_gone(cluster: DevCluster, operator: 
     text = kubectl("describe", "workspace", NAME)
     events = text[text.index("Events:") :]
     assert "WorkspaceReady" in events or "WorkspaceSucceeded" in events
-    machine_events = kubectl("events", "--for", f"machine.karpenter.sh/{machine['metadata']['name']}", "--all-namespaces")
+    machine_events = kubectl(
+        "events", "--for", f"machine.karpenter.sh/{machine['metadata']['name']}", "--all-namespaces"
+    )
     assert "Launched" in machine_events
     assert "resource" in kubectl("explain", "workspace.resource")
 
@@ -175,13 +178,17 @@ def changed(change: str) -> str:
         ("instance type", "resource.instanceType"),
     ],
 )
-def test_a_wrong_manifest_is_refused_with_the_field(kubectl: Kubectl, installed_cluster: DevCluster, change: str, words: str) -> None:
+def test_a_wrong_manifest_is_refused_with_the_field(
+    kubectl: Kubectl, installed_cluster: DevCluster, change: str, words: str
+) -> None:
     assert words in kubectl.fails("apply", "-f", "-", stdin=changed(change))
     assert kubectl.json("get", "workspaces")["items"] == []
 
 
 @pytest.mark.parametrize("sample", sorted(path.name for path in SAMPLES.glob("*.yaml") if "_HERE" in path.read_text()))
-def test_a_placeholder_is_refused_with_the_field_and_what_to_do(kubectl: Kubectl, installed_cluster: DevCluster, sample: str) -> None:
+def test_a_placeholder_is_refused_with_the_field_and_what_to_do(
+    kubectl: Kubectl, installed_cluster: DevCluster, sample: str
+) -> None:
     text = kubectl.fails("apply", "-f", str(SAMPLES / sample))
     assert "placeholder" in text
     assert "image" in text
@@ -205,7 +212,12 @@ def test_the_operator_reports_itself(operator: Operator) -> None:
     status, text = operator.get("metrics", "/metrics")
     assert status == 200
     names = {family.name for family in text_string_to_metric_families(text)}
-    assert {"controller_runtime_reconcile", "workqueue_depth", "rest_client_requests", "leader_election_master_status"} <= names
+    assert {
+        "controller_runtime_reconcile",
+        "workqueue_depth",
+        "rest_client_requests",
+        "leader_election_master_status",
+    } <= names
     assert 'controller_runtime_max_concurrent_reconciles{controller="workspace"}' in text
     assert 'leader_election_master_status{name="kaito-machine-workspace"} 1.0' in text
 

@@ -387,15 +387,20 @@ async def test_conversion_webhooks_of_definitions_are_supplied_too(client: Clien
     await client.delete(CUSTOM_RESOURCE_DEFINITIONS, f"{plural}.example.com")
 
 
-async def test_replicas_that_start_together_agree(client: Client, namespace: str) -> None:
+@pytest.mark.parametrize("configured", [True, False])
+async def test_replicas_that_start_together_agree(client: Client, namespace: str, configured: bool) -> None:
     name = f"{namespace}-v"
     await client.create(VALIDATING_WEBHOOK_CONFIGURATIONS, configuration("ValidatingWebhookConfiguration", name))
-    replicas = [SelfSignedCertificates(client, "webhook-cert", namespace, NAMES, validating=[name]) for _ in range(4)]
+    validating = [name] if configured else []
+    replicas = [
+        SelfSignedCertificates(client, "webhook-cert", namespace, NAMES, validating=validating) for _ in range(4)
+    ]
     materials = await asyncio.gather(*(replica.publish() for replica in replicas))
     assert all(material == materials[0] for material in materials)
     stored = KeyMaterial.of(await client.get(SECRETS, "webhook-cert", namespace))
     assert stored == materials[0]
-    assert bundles(await client.get(VALIDATING_WEBHOOK_CONFIGURATIONS, name)) == [materials[0].authorities]
+    trusted = materials[0].authorities if configured else b""
+    assert bundles(await client.get(VALIDATING_WEBHOOK_CONFIGURATIONS, name)) == [trusted]
     await client.delete(VALIDATING_WEBHOOK_CONFIGURATIONS, name)
 
 

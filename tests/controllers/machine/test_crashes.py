@@ -57,7 +57,7 @@ async def crash_at(world: World, point: str) -> None:
         made.append(Crashing(provider, point))
         return made[-1]
 
-    async with world.running(wrap, patience=0.0):
+    async with world.running(wrap, patience=0.05):
         async with asyncio.timeout(20):
             await made[0].reached.wait()
 
@@ -91,14 +91,14 @@ class TestSlow:
         return ArmOptions(create_seconds=0.3, delete_seconds=0.3)
 
     async def test_while_the_pool_is_made(self, world: World) -> None:
-        async with world.running(patience=0.0):
+        async with world.running(patience=0.05):
             await world.make()
             await eventually(lambda: world.pools == [world.name])
         await one_ready_pool(world)
         assert world.count("PUT") == 1
 
     async def test_before_the_node_is_registered(self, world: World) -> None:
-        async with world.running(patience=0.0):
+        async with world.running(patience=0.05):
             await world.make()
             await eventually(lambda: world.pools == [world.name])
         # The pool is done and its Node is there while nobody looks.
@@ -106,7 +106,7 @@ class TestSlow:
         await one_ready_pool(world)
 
     async def test_while_the_pool_is_deleted(self, world: World) -> None:
-        async with world.running(patience=0.0):
+        async with world.running(patience=0.05):
             await world.make()
             await world.ready()
             await world.client.delete(MACHINES, world.name)

@@ -174,21 +174,17 @@ async def test_a_node_that_vanishes_is_replaced_with_its_pool(world: World) -> N
     async with world.running():
         await world.make()
         machine = await world.ready()
-        name = machine.status.node_name or ""
-        # Someone forces it out of the cluster, finalizer and all.
-        await world.client.patch(NODES, name, {"metadata": {"finalizers": None}})
-
-        async def forced() -> bool:
-            node = await world.client.get(NODES, name)
-            return bool(node["metadata"].get("finalizers"))
-
-        await eventually(forced)
-        await world.arm.stop()
-        await world.client.patch(MACHINES, world.name, {"status": {"nodeName": "another"}}, subresource="status")
-        await world.client.patch(NODES, name, {"metadata": {"labels": {"kubernetes.azure.com/agentpool": "elsewhere"}}})
+    name = machine.status.node_name or ""
+    # Someone forces it out of the cluster, finalizer and all.
+    await world.client.patch(NODES, name, {"metadata": {"finalizers": None}})
+    await world.client.delete(NODES, name)
+    async with world.running():
         await world.becomes("MachineRegistered", "False", "NodeNotFound")
-        await world.client.patch(NODES, name, {"metadata": {"labels": {"kubernetes.azure.com/agentpool": world.name}}})
-        assert (await world.ready()).status.node_name == name
+        assert (await world.condition("Ready"))[0] == "False"
+        await world.told("RegistrationTimeout")
+        await world.ready()
+    assert (world.count("PUT"), world.count("DELETE")) == (2, 1)
+    assert (await world.machine()).metadata.uid == machine.metadata.uid
 
 
 class TestStuck:

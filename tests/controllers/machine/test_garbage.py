@@ -105,8 +105,12 @@ async def test_a_pool_without_a_machine_is_deleted_with_its_node(world: World) -
     await world.client.delete(MACHINES, world.name)
     await world.client.patch(MACHINES, world.name, {"metadata": {"finalizers": None}})
     async with collecting(world):
-        await world.gone()
-    assert world.pools == ["nodepool1"]
+        await eventually(lambda: world.pools == ["nodepool1"])
+
+        async def released() -> bool:
+            return not await world.nodes()
+
+        await eventually(released)
 
 
 async def test_a_machine_whose_pool_has_vanished_is_deleted(world: World) -> None:
@@ -114,6 +118,7 @@ async def test_a_machine_whose_pool_has_vanished_is_deleted(world: World) -> Non
         await world.make()
         await world.ready()
     pool = world.arm._operations.pools.pop(world.name)
+    await world.client.patch(NODES, pool.node_name(0), {"metadata": {"finalizers": None}})
     await world.leave(pool)
     async with collecting(world):
         await world.gone()

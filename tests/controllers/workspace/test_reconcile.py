@@ -92,6 +92,20 @@ async def test_existing_nodes_are_used_before_machines_are_made(harness: Harness
     assert harness.workspace()["status"]["workerNodes"] == ["byo"]
 
 
+async def test_a_node_that_its_machine_has_not_prepared_is_not_used_yet(harness: Harness, phi3: dict[str, Any]) -> None:
+    harness.apply(phi3)
+    await harness.reconcile()
+    (machine,) = harness.cluster.names(MACHINES)
+    harness.machine_delivers(machine, "aks-gpu-0")
+    harness.machine_becomes(machine, MachineInitialized="False NodeNotReady", Ready="False NodeNotReady")
+    await harness.reconcile()
+    assert harness.conditions()["MachineReady"] == ("Unknown", "CreateMachinePending")
+    assert harness.cluster.names(DEPLOYMENTS) == []
+    harness.machine_delivers(machine, "aks-gpu-0")
+    await harness.reconcile()
+    assert harness.conditions()["MachineReady"] == ("True", "installNodePluginsSuccess")
+
+
 async def test_only_what_is_missing_is_made(harness: Harness, phi3: dict[str, Any]) -> None:
     harness.node("byo")
     phi3["resource"]["count"] = 3

@@ -5,25 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from devcluster.controllers.conftest import Living, template, workload
 
+from devcluster.living import Living, rolled_out, template, workload
 from kaito.runtime import Manifest
 from kaito.runtime.resource import DEPLOYMENTS, EVENTS, PODS, REPLICA_SETS
 
 
 def condition(obj: Manifest, kind: str) -> dict[str, Any]:
     return next((item for item in obj.get("status", {}).get("conditions", ()) if item["type"] == kind), {})
-
-
-def rolled_out(deployment: Manifest) -> bool:
-    """What ``kubectl rollout status`` waits for."""
-    status, spec = deployment.get("status", {}), deployment["spec"]
-    return (
-        status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
-        and status.get("updatedReplicas", 0) == spec["replicas"]
-        and status.get("replicas", 0) == spec["replicas"]
-        and status.get("availableReplicas", 0) == spec["replicas"]
-    )
 
 
 async def test_becomes_available_and_says_so(living: Living) -> None:
@@ -86,7 +75,9 @@ async def test_rolls_out_back_and_keeps_the_history(living: Living) -> None:
     await living.patch(DEPLOYMENTS, "web", {"spec": {"template": first["spec"]["template"]}})
     undone = await living.until(DEPLOYMENTS, "web", rolled_out)
     assert undone["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "3"
-    sets = {item["metadata"]["annotations"]["deployment.kubernetes.io/revision"]: item for item in await living.sets("web")}
+    sets = {
+        item["metadata"]["annotations"]["deployment.kubernetes.io/revision"]: item for item in await living.sets("web")
+    }
     assert set(sets) == {"2", "3"}
     assert sets["3"]["metadata"]["annotations"]["deployment.kubernetes.io/revision-history"] == "1"
 
@@ -123,7 +114,9 @@ async def test_paused_changes_nothing_until_resumed(living: Living) -> None:
     await living.create(DEPLOYMENTS, workload("web"))
     await living.until(DEPLOYMENTS, "web", rolled_out)
     await living.patch(DEPLOYMENTS, "web", {"spec": {"paused": True, "template": template("web", "nginx:2")}})
-    paused = await living.until(DEPLOYMENTS, "web", lambda d: condition(d, "Progressing")["reason"] == "DeploymentPaused")
+    paused = await living.until(
+        DEPLOYMENTS, "web", lambda d: condition(d, "Progressing")["reason"] == "DeploymentPaused"
+    )
     assert paused["status"].get("updatedReplicas", 0) == 0
     assert len(await living.sets("web")) == 1
     await living.patch(DEPLOYMENTS, "web", {"spec": {"paused": None}})
@@ -185,9 +178,7 @@ async def test_a_relabelled_pod_is_released_and_replaced(living: Living) -> None
 
 @pytest.mark.parametrize("fate", ["image-pull", "never-ready"])
 async def test_a_pod_that_fails_is_not_available(living: Living, fate: str) -> None:
-    await living.create(
-        DEPLOYMENTS, workload("web", template=template("web", annotations={"dev.kaito.sh/fail": fate}))
-    )
+    await living.create(DEPLOYMENTS, workload("web", template=template("web", annotations={"dev.kaito.sh/fail": fate})))
 
     async def failed() -> bool:
         pods = await living.pods("web")

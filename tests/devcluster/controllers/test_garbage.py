@@ -6,9 +6,8 @@ import secrets
 from typing import Any
 
 import pytest
-from devcluster.controllers.conftest import Living, workload
-from devcluster.controllers.test_deployments import rolled_out
 
+from devcluster.living import Living, rolled_out, workload
 from kaito.runtime import Manifest, NotFound, Resource, manifest_resource
 from kaito.runtime.resource import (
     CONFIG_MAPS,
@@ -154,7 +153,9 @@ async def test_dependents_of_custom_resources_go_as_definitions_come_and_go(livi
         await living.create(CONFIG_MAPS, owned("inside", (boxes, box)))
         await living.delete(boxes, "box")
         await living.gone(CONFIG_MAPS, "inside")
-        await living.create(CONFIG_MAPS, owned("left", (boxes, await living.create(boxes, {"metadata": {"name": "b"}}))))
+        await living.create(
+            CONFIG_MAPS, owned("left", (boxes, await living.create(boxes, {"metadata": {"name": "b"}})))
+        )
         await living.client.delete(CUSTOM_RESOURCE_DEFINITIONS, f"boxes.{group}")
         await living.gone(CONFIG_MAPS, "left")
 

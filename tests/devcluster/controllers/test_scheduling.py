@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from devcluster.controllers.conftest import Living, template
 
+from devcluster.living import Living, is_ready, template
 from kaito.runtime import Manifest, NotFound
 from kaito.runtime.resource import EVENTS, LEASES, NODES, PODS
 
@@ -41,10 +41,6 @@ async def gpu_node(living: Living) -> AsyncIterator[str]:
         await living.client.delete(NODES, name)
     except NotFound:
         return
-
-
-def is_ready(obj: Manifest) -> bool:
-    return any(item["type"] == "Ready" and item["status"] == "True" for item in obj["status"].get("conditions", ()))
 
 
 def unschedulable(obj: Manifest) -> str:
@@ -88,6 +84,7 @@ async def test_a_simulated_node_becomes_ready_and_keeps_a_lease(living: Living, 
         return is_ready(held) and "InternalIP" in {item["type"] for item in held["status"].get("addresses", ())}
 
     await living.until_true(ready)
+
     async def leased() -> bool:
         leases = await living.client.list(LEASES, "kube-node-lease")
         return any(item["metadata"]["name"] == gpu_node for item in leases)

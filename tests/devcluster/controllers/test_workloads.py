@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from devcluster.controllers.conftest import Living, template, workload
-
+from devcluster.living import Living, template, workload
 from kaito.devcluster.controllers.resources import DAEMON_SETS, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES
 from kaito.runtime import Manifest, NotFound
 from kaito.runtime.resource import (
@@ -120,7 +119,11 @@ async def test_an_indexed_job_gives_every_pod_its_number(living: Living) -> None
     done = await living.until(JOBS, "shards", has("Complete"))
     assert done["status"]["completedIndexes"] == "0-2"
     pods = await living.list(PODS, **{"batch.kubernetes.io/job-name": "shards"})
-    assert sorted(pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] for pod in pods) == ["0", "1", "2"]
+    assert sorted(pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] for pod in pods) == [
+        "0",
+        "1",
+        "2",
+    ]
 
 
 async def test_a_job_that_fails_too_often_fails(living: Living) -> None:
@@ -167,7 +170,10 @@ async def test_a_daemon_runs_on_every_node_and_rolls(living: Living) -> None:
 
 
 async def test_endpoints_follow_the_pods(living: Living) -> None:
-    service = {"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 5000}]}}
+    service = {
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 5000}]},
+    }
     await living.create(SERVICES, service)
     await living.create(DEPLOYMENTS, workload("web", 2))
 
@@ -181,9 +187,7 @@ async def test_endpoints_follow_the_pods(living: Living) -> None:
 
     async def sliced() -> bool:
         slices = await living.list(ENDPOINT_SLICES, **{"kubernetes.io/service-name": "web"})
-        found = {
-            item["addresses"][0] for each in slices for item in each["endpoints"] if item["conditions"]["ready"]
-        }
+        found = {item["addresses"][0] for each in slices for item in each["endpoints"] if item["conditions"]["ready"]}
         return found == pods and all(each["ports"][0]["port"] == 5000 for each in slices)
 
     await living.until_true(sliced)
@@ -197,7 +201,9 @@ async def test_endpoints_follow_the_pods(living: Living) -> None:
 async def test_pods_that_are_not_ready_are_published_only_where_asked(living: Living) -> None:
     stuck = template("web", annotations={"dev.kaito.sh/fail": "never-ready"})
     ports = [{"port": 80}]
-    await living.create(SERVICES, {"metadata": {"name": "strict"}, "spec": {"selector": {"app": "web"}, "ports": ports}})
+    await living.create(
+        SERVICES, {"metadata": {"name": "strict"}, "spec": {"selector": {"app": "web"}, "ports": ports}}
+    )
     eager = {"selector": {"app": "web"}, "clusterIP": "None", "publishNotReadyAddresses": True}
     await living.create(SERVICES, {"metadata": {"name": "eager"}, "spec": eager})
     await living.create(STATEFUL_SETS, workload("web", template=stuck, serviceName="eager"))

@@ -42,6 +42,13 @@ def gpus(node: Manifest) -> int:
     return min(Quantity.parse(amount).ceil() for amount in amounts)
 
 
+def made_for(node: Manifest, workspace: Workspace) -> bool:
+    """Whether the Node was made by one of the Workspace's Machines."""
+    own = labels_of(node)
+    owner = (own.get(labels.WORKSPACE), own.get(labels.WORKSPACE_NAMESPACE))
+    return owner == (workspace.metadata.name, workspace.metadata.namespace)
+
+
 def objection(node: Manifest, workspace: Workspace) -> str:
     """Why the Workspace cannot use this Node, to be read after its name; empty if it can."""
     metadata, own = node["metadata"], labels_of(node)
@@ -51,9 +58,8 @@ def objection(node: Manifest, workspace: Workspace) -> str:
         return "is not Ready"
     if not selector_of(workspace).matches(own):
         return f"does not have the labels {selector_of(workspace)}"
-    owner = (own.get(labels.WORKSPACE), own.get(labels.WORKSPACE_NAMESPACE))
-    if owner[0] is not None and owner != (workspace.metadata.name, workspace.metadata.namespace):
-        return f"was made for the Workspace {owner[1]}/{owner[0]}"
+    if labels.WORKSPACE in own and not made_for(node, workspace):
+        return f"was made for the Workspace {own.get(labels.WORKSPACE_NAMESPACE)}/{own[labels.WORKSPACE]}"
     size, wanted = own.get(labels.INSTANCE_TYPE), workspace.resource.instance_type
     if size != wanted and name_of(node) not in (workspace.resource.preferred_nodes or ()):
         return f"is of size {size}, not {wanted}"

@@ -42,6 +42,14 @@ class MachineStep:
         machines = ctx.caches.machines.list(labels=machine_labels(ctx.workspace))
         own_nodes = {machine.status.node_name for machine in machines if machine.status.node_name}
         candidates = ctx.caches.nodes.list(labels=nodes.selector_of(ctx.workspace))
+        if any(_unfinished(machine) for machine in machines):
+            # A node may join, and even be Ready, before its Machine has prepared it.
+            ready = {machine.status.node_name for machine in machines if is_true(machine.status.conditions, READY)}
+            candidates = [
+                node
+                for node in candidates
+                if nodes.name_of(node) in ready or not nodes.made_for(node, ctx.workspace)
+            ]
         ctx.nodes = nodes.select(candidates, ctx.workspace, own_nodes)
         missing = ctx.workspace.resource.count - len(ctx.nodes)
         if missing <= 0:
@@ -123,6 +131,10 @@ class ResourceStep:
     async def reconcile(self, ctx: WorkspaceContext) -> Outcome:
         ctx.worker_nodes = tuple(sorted(map(nodes.name_of, ctx.nodes)))
         return Proceed("workspaceResourceStatusSuccess", "workspace resource is ready")
+
+
+def _unfinished(machine: Machine) -> bool:
+    return machine.metadata.deletion_timestamp is None and not is_true(machine.status.conditions, READY)
 
 
 def _progress(ctx: WorkspaceContext, machine: Machine) -> str:

@@ -1,0 +1,274 @@
+"""Pure parts of the Machine controller."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from controllers.machine.conftest import machine_manifest
+from kaito.api.machine import Machine, Taint
+from kaito.controllers.machine import nodes, setup
+from kaito.controllers.machine.context import Caches, MachineContext
+from kaito.controllers.machine.instance import instance_spec
+from kaito.controllers.machine.launch import LaunchStep
+from kaito.controllers.machine.metrics import MachineMetrics, MeteredProvider
+from kaito.controllers.machine.pipeline import Fail, Wait
+from kaito.controllers.machine.settings import Settings
+from kaito.controllers.machine.status import status_patch
+from kaito.provisioner import (
+    Instance,
+    InstanceNotFound,
+    InstanceSpec,
+    InstanceState,
+    InvalidRequest,
+    ProviderError,
+    QuotaExceeded,
+    Throttled,
+)
+from kaito.runtime import Event, EventType, Lister, Manager, RestConfig, Stored
+from kaito.runtime.errors import ConfigError
+from kaito.runtime.resource import NODES
+from kaito.runtime.store import Store
+
+NOON = datetime(2024, 11, 16, 12, tzinfo=UTC)
+
+
+def machine(**changes: Any) -> Machine:
+    manifest = machine_manifest("ws1")
+    manifest["metadata"] |= {"uid": "uid-1", "creationTimestamp": "2024-11-16T12:00:00Z"} | changes.pop("metadata", {})
+    manifest["spec"] |= changes.pop("spec", {})
+    return Machine.model_validate(manifest | changes)
+
+
+def sizes(*names: str) -> dict[str, Any]:
+    return {"requirements": [{"key": "node.kubernetes.io/instance-type", "operator": "In", "values": list(names)}]}
+
+
+class TestInstanceSpec:
+    def test_of_a_workspaces_machine(self) -> None:
+        assert instance_spec(machine()) == InstanceSpec(
+            name="ws1",
+            owner="uid-1",
+            vm_sizes=("Standard_NC6s_v3",),
+            labels={
+                "apps": "phi-3",
+                "karpenter.sh/provisioner-name": "default",
+                "kaito.sh/workspace": "w",
+                "kaito.sh/workspacenamespace": "default",
+                "kaito.sh/machine-type": "gpu",
+                "kaito.sh/creation-timestamp": "2024-11-16T12-00-00Z",
+            },
+            taints=(Taint(key="sku", value="gpu", effect="NoSchedule"),),
+            os_disk_gib=50,
+            tags={"kaito.sh_workspace": "default/w"},
+        )
+
+    def test_sizes_keep_their_order(self) -> None:
+        spec = instance_spec(machine(spec=sizes("Standard_D4s_v5", "Standard_NC6s_v3")))
+        assert spec.vm_sizes == ("Standard_D4s_v5", "Standard_NC6s_v3")
+        assert spec.labels["kaito.sh/machine-type"] == "cpu"
+
+    def test_what_the_last_node_was_like_is_not_asked_of_the_next(self) -> None:
+        shown = {"kaito.sh/workspace": "w", "node.kubernetes.io/instance-type": "x", "karpenter.k8s.azure/zone": "1"}
+        spec = instance_spec(machine(metadata={"labels": shown}))
+        assert not {"node.kubernetes.io/instance-type", "karpenter.k8s.azure/zone"} & spec.labels.keys()
+        assert spec.tags == {}
+
+    @pytest.mark.parametrize(("storage", "disk"), [("50Gi", 50), ("100G", 94), ("1", 1), ("0", 0), (None, 0)])
+    def test_disks_are_counted_in_whole_gib(self, storage: str | None, disk: int) -> None:
+        requests = {} if storage is None else {"storage": storage}
+        assert instance_spec(machine(spec={"resources": {"requests": requests}})).os_disk_gib == disk
+
+    def test_what_cannot_be_asked_for(self) -> None:
+        with pytest.raises(InvalidRequest, match="no requirement for instance type"):
+            instance_spec(
+                machine(spec={"requirements": [{"key": "node.kubernetes.io/instance-type", "operator": "Exists"}]})
+            )
+        with pytest.raises(InvalidRequest, match=r"storage: 'much' is not a quantity"):
+            instance_spec(machine(spec={"resources": {"requests": {"storage": "much"}}}))
+
+
+class Cloud:
+    """A provider that answers everything with one thing."""
+
+    name = "fake"
+
+    def __init__(self, answer: Instance | Exception) -> None:
+        self.answer = answer
+        self.calls: list[str] = []
+        self.closed = False
+
+    def _answer(self, call: str) -> Instance:
+        self.calls.append(call)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    async def create(self, spec: InstanceSpec) -> Instance:
+        return self._answer("create")
+
+    async def get(self, name: str) -> Instance:
+        return self._answer("get")
+
+    async def list(self) -> list[Instance]:
+        return [self._answer("list")]
+
+    async def delete(self, instance: Instance) -> None:
+        self._answer("delete")
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def raise_index_error(error: Exception) -> None:
+    raise error
+
+
+def context(subject: Machine, cloud: Cloud, now: datetime) -> MachineContext:
+    store = Store(NODES, on_index_error=raise_index_error)
+    store.add_index(nodes.POOL_INDEX, nodes.pools_of)
+    lister: Lister[Any] = Lister(store, lambda: None)
+    caches = Caches(machines=lister, nodes=lister)
+    return MachineContext(
+        subject, client=None, caches=caches, provider=cloud, settings=Settings(), now=now, emit=lambda *_: None
+    )  # type: ignore[arg-type]  # no test here writes
+
+
+def at(seconds: float) -> datetime:
+    return NOON + timedelta(seconds=seconds)
+
+
+def launched(status: str, reason: str, since: float = 0.0) -> dict[str, Any]:
+    time = at(since).strftime("%Y-%m-%dT%H:%M:%SZ")
+    entry = {"type": "MachineLaunched", "status": status, "reason": reason, "message": "m", "lastTransitionTime": time}
+    return {"conditions": [entry]}
+
+
+@pytest.mark.parametrize(("tried", "pause"), [(0, 30), (29, 30), (70, 70), (290, 290), (3000, 300)])
+async def test_pauses_grow_with_the_time_that_was_tried(tried: float, pause: float) -> None:
+    """The Machine was made at noon."""
+    subject = machine(status=launched("Unknown", "Launching"))
+    failed = await LaunchStep().reconcile(context(subject, Cloud(ProviderError("odd")), at(tried)))
+    assert failed == Fail("LaunchFailed", "odd", pause)
+    # A new process knows as much.
+    subject = machine(status=launched("False", "LaunchFailed", since=tried))
+    cloud = Cloud(InstanceNotFound("none"))
+    waiting = await LaunchStep().reconcile(context(subject, cloud, at(tried + pause - 10)))
+    assert waiting == Fail("LaunchFailed", "m", 10)
+    again = await LaunchStep().reconcile(context(subject, cloud, at(tried + pause)))
+    assert isinstance(again, Wait)
+    assert (again.reason, again.status, again.requeue_after) == ("Launching", "Unknown", 0.0)
+    assert "create" not in cloud.calls
+
+
+async def test_what_only_a_person_can_mend_is_tried_seldom() -> None:
+    subject = machine(status=launched("Unknown", "Launching"))
+    failed = await LaunchStep().reconcile(context(subject, Cloud(QuotaExceeded("no", code="Quota")), at(1)))
+    assert failed == Fail("LaunchFailed", "Quota: no", 300.0)
+
+
+async def test_the_cloud_is_left_alone_for_as_long_as_it_asks() -> None:
+    for status, reason in (("Unknown", "Launching"), ("False", "LaunchFailed")):
+        subject = machine(status=launched(status, reason))
+        outcome = await LaunchStep().reconcile(context(subject, Cloud(Throttled("slow", retry_after=77.0)), at(1)))
+        assert isinstance(outcome, Wait | Fail)
+        assert (outcome.reason, outcome.requeue_after) == (reason, 77.0)
+
+
+@pytest.mark.parametrize("state", [InstanceState.RUNNING, InstanceState.CREATING, InstanceState.UPDATING])
+async def test_an_instance_that_came_about_in_spite_of_an_error_is_kept(state: InstanceState) -> None:
+    cloud = Cloud(Instance("ws1", state, state.value, "Standard_NC6s_v3", "uid-1"))
+    outcome = await LaunchStep().reconcile(context(machine(status=launched("False", "LaunchFailed")), cloud, at(1)))
+    assert not isinstance(outcome, Fail)
+    assert cloud.calls == ["get"]
+
+
+async def test_one_whose_node_never_came_is_not_kept() -> None:
+    cloud = Cloud(Instance("ws1", InstanceState.RUNNING, "Succeeded", "Standard_NC6s_v3", "uid-1"))
+    status = launched("False", "RegistrationTimeout")
+    assert await LaunchStep().reconcile(context(machine(status=status), cloud, at(1))) == Fail(
+        "RegistrationTimeout", "m", 10.0
+    )
+    assert cloud.calls == ["get", "delete"]
+
+
+async def test_nothing_is_asked_of_the_cloud_before_it_is_announced_nor_once_it_runs() -> None:
+    cloud = Cloud(AssertionError())
+    announced = await LaunchStep().reconcile(context(machine(), cloud, at(0)))
+    assert isinstance(announced, Wait)
+    assert (announced.reason, announced.status) == ("Launching", "Unknown")
+    await LaunchStep().reconcile(context(machine(status=launched("True", "")), cloud, at(1e6)))
+    assert cloud.calls == []
+
+
+def test_a_patch_of_status_leaves_nothing_of_old_resources() -> None:
+    before = machine(status={"capacity": {"cpu": "4", "nvidia.com/gpu": "1"}, "nodeName": "n"})
+    after = before.status.model_copy(update={"capacity": {"cpu": "6"}})
+    assert status_patch(before, after) == {
+        "metadata": {"uid": "uid-1"},
+        "status": {"capacity": {"cpu": "6", "nvidia.com/gpu": None}},
+    }
+    assert status_patch(before, before.status) is None
+
+
+def node_event(change: dict[str, Any] | None = None, **status: Any) -> Event[Any]:
+    def stored(manifest: dict[str, Any]) -> Stored[Any]:
+        return Stored(NODES, NODES.encode({"apiVersion": "v1", "kind": "Node", **manifest}))
+
+    old = {
+        "metadata": {"name": "n"},
+        "status": {"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "1"}]},
+    }
+    new = {**old, **(change or {}), "status": {**old["status"], **status}}
+    return Event(EventType.UPDATED, old=stored(old), new=stored(new))
+
+
+def test_heartbeats_of_nodes_do_not_matter() -> None:
+    assert not nodes.matters(node_event(conditions=[{"type": "Ready", "status": "True", "lastHeartbeatTime": "2"}]))
+    assert nodes.matters(node_event(conditions=[{"type": "Ready", "status": "False"}]))
+    assert nodes.matters(node_event(allocatable={"nvidia.com/gpu": "1"}))
+    assert nodes.matters(node_event({"metadata": {"name": "n", "deletionTimestamp": "2024-11-16T12:00:00Z"}}))
+    assert nodes.matters(node_event({"spec": {"providerID": "x"}}))
+
+
+async def test_a_provider_is_closed_after_its_last_call() -> None:
+    release = asyncio.Event()
+
+    class Slow(Cloud):
+        async def get(self, name: str) -> Instance:
+            await release.wait()
+            assert not self.closed
+            return self._answer("get")
+
+    cloud = Slow(Instance("ws1", InstanceState.RUNNING, "Succeeded", "s", "uid-1"))
+    metered = MeteredProvider(cloud, MachineMetrics(CollectorRegistry()))
+    keeping = asyncio.create_task(metered.keep_open())
+    call = asyncio.create_task(metered.get("ws1"))
+    await asyncio.sleep(0)
+    keeping.cancel()
+    await asyncio.sleep(0)
+    release.set()
+    assert (await call).name == "ws1"
+    await asyncio.wait([keeping])
+    assert cloud.closed
+
+
+class TestSettings:
+    def test_of_the_environment(self) -> None:
+        assert Settings.from_environ({}).poll_interval == 10.0
+        assert Settings.from_environ({"KAITO_POLL_INTERVAL_SECONDS": "0.5"}).poll_interval == 0.5
+        for text in ("0", "-1", "soon", "nan", "inf"):
+            with pytest.raises(ConfigError, match="KAITO_POLL_INTERVAL_SECONDS"):
+                Settings.from_environ({"KAITO_POLL_INTERVAL_SECONDS": text})
+
+    async def test_set_up_by_name(self) -> None:
+        manager = Manager(RestConfig(server="http://127.0.0.1:1"))
+        with pytest.raises(ConfigError, match="no cloud provider 'nowhere'"):
+            setup(manager, {"KAITO_PROVIDER": "nowhere"})
+        with pytest.raises(ConfigError, match="AZURE_CLUSTER_NAME"):
+            setup(manager, {"ARM_SUBSCRIPTION_ID": "s"})
+        await manager.rest.aclose()
