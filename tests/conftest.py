@@ -48,6 +48,9 @@ def no_socket_or_thread_left_behind() -> Iterator[None]:
         gc.collect()
     left = _sockets() - sockets
     assert not left, f"sockets left open: {sorted(left)}"
+    for thread in set(threading.enumerate()) - threads:
+        if not _pooled(thread):
+            thread.join(timeout=5.0)
     alive = [thread for thread in set(threading.enumerate()) - threads if thread.is_alive() and not _pooled(thread)]
     assert not alive, f"threads left running: {[thread.name for thread in alive]}"
 

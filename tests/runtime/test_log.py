@@ -45,7 +45,12 @@ def test_a_line_names_the_reconcile_it_belongs_to() -> None:
     finally:
         reconcile_scope.reset(token)
     line = json.loads(stream.getvalue())
-    assert (line["controller"], line["namespace"], line["name"], line["reconcileID"]) == ("workspace", "ns", "name", "1234")
+    assert (line["controller"], line["namespace"], line["name"], line["reconcileID"]) == (
+        "workspace",
+        "ns",
+        "name",
+        "1234",
+    )
 
 
 def test_an_exception_is_logged_with_its_traceback() -> None:

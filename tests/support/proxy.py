@@ -24,6 +24,8 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self.accepted = 0
         """Connections so far."""
+        self.sent: Callable[[bytes], None] = lambda data: None
+        """Told of every piece of data that a client sends."""
 
     async def __aenter__(self) -> Proxy:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -77,8 +79,8 @@ class Proxy:
         self._writers.add(upstream)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pump(reader, upstream))
-                group.create_task(self._pump(upstream_reader, writer))
+                group.create_task(self._pump(reader, upstream, self.sent))
+                group.create_task(self._pump(upstream_reader, writer, lambda data: None))
         except* (OSError, asyncio.IncompleteReadError):
             pass  # one side broke, which is what this proxy is for
         finally:
@@ -87,8 +89,11 @@ class Proxy:
                 side.transport.abort()
             self._connections.discard(task)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, observe: Callable[[bytes], None]
+    ) -> None:
         while data := await reader.read(_CHUNK):
+            observe(data)
             await self._flowing.wait()
             if delay := self._delay():
                 await asyncio.sleep(delay)

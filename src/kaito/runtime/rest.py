@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import io
 import json
 import re
 import socket
@@ -38,6 +39,8 @@ REQUEST_TIMEOUT = 60.0
 CONNECT_TIMEOUT = 10.0
 TLS_PERIOD = 60.0
 """Seconds between two looks at the certificate files."""
+
+_LARGE_BODY = 1 << 20
 
 _log = get_logger("rest")
 _WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
@@ -173,7 +176,7 @@ class Rest:
                 client.request(
                     method,
                     self._url(path, query),
-                    data=body,
+                    data=_payload(body),
                     headers=headers,
                     timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT),
                 ) as response,
@@ -316,6 +319,11 @@ def _socket(info: Any) -> socket.socket:
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
     return sock
+
+
+def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
+    """A large body is handed over piece by piece: written in one go it would hold up the event loop."""
+    return io.BytesIO(body) if body is not None and len(body) > _LARGE_BODY else body
 
 
 def _words(error: BaseException) -> str:

@@ -41,6 +41,7 @@ class World:
 
     def __init__(self, config: RestConfig, client: Client, arm: ArmEmulator) -> None:
         self.config = config
+        """As whom the controller runs."""
         self.client = client
         self.arm = arm
         self.settings = QUICK

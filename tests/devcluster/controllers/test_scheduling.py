@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -76,6 +77,18 @@ async def test_a_gpu_pod_waits_for_a_gpu_node_and_others_stay_away_from_it(livin
         await living.client.delete(NODES, name)
     # A node that goes takes its pods with it.
     await living.gone(PODS, "second")
+
+
+async def test_one_gpu_is_given_to_one_of_many(living: Living, gpu_node: str) -> None:
+    names = [f"model-{number}" for number in range(6)]
+    await asyncio.gather(*(living.create(PODS, pod(name, gpus=1)) for name in names))
+
+    async def settled() -> bool:
+        return all(item["status"].get("conditions") for item in await living.list(PODS))
+
+    await living.until_true(settled)
+    placed = [item for item in await living.list(PODS) if item["spec"].get("nodeName")]
+    assert len(placed) == 1
 
 
 async def test_a_simulated_node_becomes_ready_and_keeps_a_lease(living: Living, gpu_node: str) -> None:

@@ -217,6 +217,19 @@ def test_a_deleted_pod_that_never_ran_goes_at_once_and_is_left_alone_where_final
     assert next_rule(held) is None
 
 
+def test_a_deleted_pod_is_not_restarted_and_does_not_count_as_finished() -> None:
+    life = Life(pod(fail="crash-loop"))
+    life.run(3)
+    life.pod["metadata"] |= {"deletionTimestamp": "2024-11-16T12:00:30Z", "deletionGracePeriodSeconds": 0}
+    assert next_rule(life.pod) is None
+
+    life = Life(pod(restartPolicy="Never"))
+    life.run(3)
+    life.pod["metadata"] |= {"deletionTimestamp": "2024-11-16T12:00:30Z", "deletionGracePeriodSeconds": 30}
+    assert life.step() == "stop"
+    assert life.status["phase"] == "Running"
+
+
 def test_speed_must_be_positive() -> None:
     assert Timing().faster(2).pull == Timing().pull / 2
     with pytest.raises(ValueError, match="more than 0"):

@@ -1,0 +1,169 @@
+"""Replicas of the operator: one leads, the next takes over, and none writes that does not lead."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kaito.api.resources import WORKSPACES
+from kaito.api.workspace import Workspace
+from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
+from kaito.devcluster.operator import launch
+from kaito.devcluster.process import end
+from kaito.runtime import Client, Rest, RuntimeMetrics
+from kaito.runtime.resource import CUSTOM_RESOURCE_DEFINITIONS, LEASES
+from support.cluster import DevCluster, Operator, dev_cluster, until
+from support.controlplane import of_server
+from support.proxy import Proxy
+from support.waiting import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "config" / "samples" / "workspace-phi-3-mini.inference.yaml"
+NAME = "workspace-phi-3-mini"
+LEASE_DURATION, RETRY_PERIOD = 15.0, 2.0
+
+
+def leads(operator: Operator) -> bool:
+    _, text = operator.get("metrics", "/metrics")
+    return re.search(r'leader_election_master_status\{name="[^"]*"\} 1\.0', text) is not None
+
+
+def test_when_the_leader_is_killed_the_other_takes_over_in_time(tmp_path: Path) -> None:
+    with dev_cluster(tmp_path) as cluster:
+        cluster.install(ROOT / "config" / "overlays" / "local")
+        with (
+            cluster.operator(tmp_path, name="first") as first,
+            cluster.operator(tmp_path, name="second") as second,
+        ):
+            first.wait_ready()
+            second.wait_ready()
+            until(lambda: leads(first) or leads(second), "one leads")
+            leader, follower = (first, second) if leads(first) else (second, first)
+            assert not leads(follower)
+            leader.kill()
+            killed = time.monotonic()
+            cluster.kubectl("apply", "-f", str(SAMPLE))
+            until(lambda: leads(follower), "the other leads", deadline=40.0)
+            # Up to one jittered retry after the lease has run out.
+            assert time.monotonic() - killed < LEASE_DURATION + 1.2 * RETRY_PERIOD + 1.0
+            cluster.kubectl("wait", f"workspace/{NAME}", "--for=condition=WorkspaceSucceeded", "--timeout=60s")
+            assert len(cluster.kubectl.json("get", "machines")["items"]) == 1
+
+
+def test_the_two_controllers_run_as_two_processes(tmp_path: Path) -> None:
+    with dev_cluster(tmp_path) as cluster:
+        cluster.install(ROOT / "config" / "overlays" / "local")
+        with (
+            cluster.operator(tmp_path, name="workspace", controllers="workspace") as workspace,
+            cluster.operator(tmp_path, name="machine", controllers="machine") as machine,
+        ):
+            workspace.wait_ready()
+            machine.wait_ready()
+            cluster.kubectl("apply", "-f", str(SAMPLE))
+            cluster.kubectl("wait", f"workspace/{NAME}", "--for=condition=WorkspaceSucceeded", "--timeout=60s")
+            leases = cluster.kubectl.json("get", "leases", "-n", "kaito-system")["items"]
+            assert {lease["metadata"]["name"] for lease in leases} == {"kaito-workspace", "kaito-machine"}
+            assert "forbidden" not in workspace.text + machine.text
+            assert 'controller="machine"' not in workspace.get("metrics", "/metrics")[1]
+            cluster.kubectl("delete", "-f", str(SAMPLE), "--timeout=60s")
+
+
+@asynccontextmanager
+async def api_server() -> AsyncIterator[tuple[ApiServer, Client]]:
+    """An API server without TLS, so that a proxy can see what is written, with kaito's types."""
+    async with ApiServer(ApiServerOptions(tls=False)) as server:
+        rest = Rest(of_server(server), RuntimeMetrics())
+        client = Client(rest)
+        for path in sorted((ROOT / "config" / "crd").glob("*_*.yaml")):
+            await client.create(CUSTOM_RESOURCE_DEFINITIONS, yaml.safe_load(path.read_text()))
+        try:
+            yield server, client
+        finally:
+            await rest.aclose()
+
+
+@contextlib.contextmanager
+def replica(folder: Path, name: str, server: ApiServer, url: str) -> Any:
+    """A workspace controller with a short lease that reaches the API server through ``url``."""
+    config = server.kubeconfig()
+    config["clusters"][0]["cluster"]["server"] = url
+    kubeconfig = folder / f"{name}.kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(config))
+    arguments = [
+        "--controllers=workspace",
+        f"--kubeconfig={kubeconfig}",
+        "--leader-elect",
+        "--lease-duration=3",
+        "--renew-deadline=2",
+        "--retry-period=0.5",
+        "--metrics-bind-address=127.0.0.1:0",
+        "--health-probe-bind-address=127.0.0.1:0",
+        "--log-format=json",
+    ]
+    log = folder / f"{name}.log"
+    process = launch(arguments, {}, log)
+    try:
+        yield Operator(process, log)
+    finally:
+        end(process.pid)
+        process.wait()
+
+
+async def test_a_leader_that_was_frozen_past_its_lease_does_not_write_once(tmp_path: Path) -> None:
+    sample = yaml.safe_load(SAMPLE.read_text())
+
+    def workspace(name: str) -> Workspace:
+        return Workspace.model_validate({**sample, "metadata": {"name": name}})
+
+    async def holder(client: Client) -> str:
+        leases = await client.list(LEASES, "default")
+        return str(leases[0]["spec"].get("holderIdentity", "")) if leases else ""
+
+    async with api_server() as (server, client), Proxy(server.url) as proxy:
+        writes: list[bytes] = []
+
+        def observe(data: bytes) -> None:
+            if data.startswith((b"POST ", b"PUT ", b"PATCH ", b"DELETE ")):
+                writes.append(data.partition(b"\r\n")[0])
+
+        proxy.sent = observe
+        with replica(tmp_path, "frozen", server, proxy.url) as frozen:
+            await client.create(WORKSPACES, workspace("before"), namespace="default")
+            await eventually(lambda: any(b"/status" in line for line in writes), deadline=30.0)
+            with replica(tmp_path, "other", server, server.url) as other:
+                first = await holder(client)
+                await eventually(lambda: asyncio.to_thread(other.get, "probes", "/readyz"))
+                frozen.freeze()
+                await client.create(WORKSPACES, workspace("during"), namespace="default")
+
+                async def taken_over() -> bool:
+                    return await holder(client) not in ("", first)
+
+                await eventually(taken_over, deadline=30.0)
+                writes.clear()
+                await client.create(WORKSPACES, workspace("after"), namespace="default")
+                frozen.resume()
+                await asyncio.to_thread(frozen.process.wait, 20)
+                assert frozen.process.returncode == 1
+                assert writes == []
+
+
+def test_a_leader_that_stops_gives_its_lease_back(installed_cluster: DevCluster, tmp_path: Path) -> None:
+    def held() -> str:
+        lease = installed_cluster.kubectl.json("get", "lease", "kaito-workspace", "-n", "kaito-system")
+        return str(lease["spec"].get("holderIdentity", ""))
+
+    with installed_cluster.operator(tmp_path, controllers="workspace") as operator:
+        operator.wait_ready()
+        until(lambda: leads(operator), "it leads")
+        assert held()
+    assert operator.process.returncode == 0
+    assert held() == ""
