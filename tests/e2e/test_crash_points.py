@@ -135,6 +135,7 @@ async def test_a_killed_operator_leaves_one_machine_and_one_pool(point: str, tmp
             await eventually(lambda: gone(it, body["metadata"]["name"]), deadline=60.0)
         finally:
             await second.kill()
+        assert "forbidden" not in it.folder.operator_log.read_text()
 
 
 async def succeeded(client: Client) -> bool:

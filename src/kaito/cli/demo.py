@@ -188,12 +188,16 @@ async def _watching(story: _Story, config: Any, ready: asyncio.Event) -> AsyncIt
                 return
             decoded = event.new.decode()
             body = decoded if isinstance(decoded, dict) else decoded.model_dump(by_alias=True, exclude_none=True)
+            # One line for all conditions that say the same: while a step waits, so do those after it.
+            same: dict[tuple[bool, str], list[str]] = {}
             for condition in (body.get("status") or {}).get("conditions") or ():
-                good = condition["status"] == "True"
                 words = condition.get("message") or condition.get("reason") or ""
-                tell(f"{kind:<17} {condition['type']}={condition['status']}  {words}".rstrip(), good=good)
-                if kind == "workspace" and condition["type"] == "WorkspaceSucceeded" and good:
+                same.setdefault((condition["status"] == "True", words), []).append(condition["type"])
+                if kind == "workspace" and condition["type"] == "WorkspaceSucceeded" and condition["status"] == "True":
                     ready.set()
+            for (good, words), types in same.items():
+                mark = "yes" if good else "not yet"
+                tell(f"{kind:<17} {', '.join(types)}: {mark}{'  ' + words if words else ''}", good=good)
 
         return handle
 
@@ -270,8 +274,8 @@ def _outcome(story: _Story, folder: StateFolder, sample: Path, *, keep: bool) ->
         ["get", "workspace"],
         ["get", "machines"],
         ["get", "nodes", "-l", "kaito.sh/workspace"],
-        ["get", "deployments,services,pods", "-l", "kaito.sh/workspace"],
-        ["get", "service,deployment", "workspace-phi-3-mini"],
+        ["get", "deployment,service", "workspace-phi-3-mini"],
+        ["get", "pods", "-l", "kaito.sh/workspace", "-o", "wide"],
     ):
         story.show(*arguments)
     story.title("To try next" if keep else "To try it yourself: make demo KEEP=1, then")

@@ -46,9 +46,7 @@ class MachineStep:
             # A node may join, and even be Ready, before its Machine has prepared it.
             ready = {machine.status.node_name for machine in machines if is_true(machine.status.conditions, READY)}
             candidates = [
-                node
-                for node in candidates
-                if nodes.name_of(node) in ready or not nodes.made_for(node, ctx.workspace)
+                node for node in candidates if nodes.name_of(node) in ready or not nodes.made_for(node, ctx.workspace)
             ]
         ctx.nodes = nodes.select(candidates, ctx.workspace, own_nodes)
         missing = ctx.workspace.resource.count - len(ctx.nodes)

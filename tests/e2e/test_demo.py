@@ -1,0 +1,93 @@
+"""``make demo`` as a stranger runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from kaito.devcluster.process import stop
+from kaito.devcluster.state import StateFolder, alive
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def demo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "tmp").mkdir(exist_ok=True)
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "TMPDIR": str(tmp_path / "tmp"),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "kaito", "demo", *arguments],
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+
+
+def processes(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\bprocess (\d+)", text)]
+
+
+def test_the_demo_ends_with_a_ready_workspace_and_leaves_nothing(tmp_path: Path) -> None:
+    done = demo(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = done.stdout[done.stdout.index("$ kubectl get workspace") :].splitlines()
+    assert table[1].split() == ["NAME", "INSTANCE", "RESOURCEREADY", "INFERENCEREADY", "WORKSPACEREADY", "AGE"]
+    assert table[2].split()[:5] == ["workspace-phi-3-mini", "Standard_NC6s_v3", "True", "True", "True"]
+    assert "Simulated: Azure" in done.stdout
+    assert "make demo KEEP=1" in done.stdout
+    assert processes(done.stdout)
+    assert not [number for number in processes(done.stdout) if alive(number)]
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_demo_that_is_kept_says_how_to_use_and_end_it(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path / "state" / "kaito" / "demo")
+    try:
+        done = demo(tmp_path, "--keep")
+        assert done.returncode == 0, done.stdout + done.stderr
+        (line,) = re.findall(r"export KUBECONFIG=(\S+)", done.stdout)
+        running = folder.running()
+        assert running is not None
+        ready = subprocess.run(
+            [
+                "kubectl",
+                "get",
+                "workspace",
+                "workspace-phi-3-mini",
+                "-o",
+                "jsonpath={.status.conditions[?(@.type=='WorkspaceSucceeded')].status}",
+            ],
+            env={
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+                "HOME": str(tmp_path),
+                "KUBECONFIG": line,
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert ready.stdout == "True"
+        operators = processes(done.stdout)
+        assert all(alive(number) for number in operators)
+    finally:
+        stop(folder)
+    assert not alive(running.pid)
+    assert not [number for number in operators if alive(number)]
+    assert not folder.path.exists()
+
+
+def test_outside_a_checkout_it_says_what_is_missing(tmp_path: Path) -> None:
+    done = demo(tmp_path, "--manifests", str(tmp_path / "nowhere"))
+    assert done.returncode == 2
+    assert "run this in a checkout of kaito" in done.stderr
