@@ -93,7 +93,7 @@ class _Story:
         self._environ = {
             **os.environ,
             "KUBECONFIG": str(folder.kubeconfig),
-            "KUBECACHEDIR": str(folder.path / "kubectl-cache"),
+            "KUBECACHEDIR": str(folder.kubectl_cache),
         }
         self._started = time.monotonic()
 

@@ -54,6 +54,11 @@ class StateFolder:
         return self.path / "serviceaccount"
 
     @property
+    def kubectl_cache(self) -> Path:
+        """What kubectl has learnt of this cluster, kept apart from what it knows of others."""
+        return self.path / "kubectl-cache"
+
+    @property
     def _running(self) -> Path:
         return self.path / "cluster.json"
 
@@ -96,7 +101,8 @@ class StateFolder:
         self.clear()
         for file in (self.log, self.operator_log, self.operator_pid):
             file.unlink(missing_ok=True)
-        shutil.rmtree(self.service_account, ignore_errors=True)
+        for folder in (self.service_account, self.kubectl_cache):
+            shutil.rmtree(folder, ignore_errors=True)
         if self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
 
