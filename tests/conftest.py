@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import secrets
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+
+from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
+from kaito.runtime import Client, Rest, RestConfig, RuntimeMetrics
+from kaito.runtime.resource import NAMESPACES
+from support.controlplane import ControlPlane, external, of_server
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,3 +63,42 @@ def no_socket_or_thread_left_behind() -> Iterator[None]:
 def _pooled(thread: threading.Thread) -> bool:
     """Threads of an event loop's executor, which asyncio ends with its loop."""
     return thread.name.startswith(("asyncio_", "ThreadPoolExecutor"))
+
+
+@pytest.fixture(scope="session")
+def external_config() -> Iterator[RestConfig | None]:
+    """The real API server that the environment names; None for the local cluster's."""
+    with external() as config:
+        yield config
+
+
+@pytest.fixture
+async def control_plane(external_config: RestConfig | None) -> AsyncIterator[ControlPlane]:
+    """The API server of component tests."""
+    if external_config is not None:
+        yield ControlPlane(external_config)
+        return
+    async with ApiServer(ApiServerOptions(bookmark_interval=0.2)) as server:
+        yield ControlPlane(of_server(server), server)
+
+
+@pytest.fixture
+async def rest(control_plane: ControlPlane) -> AsyncIterator[Rest]:
+    rest = Rest(control_plane.config, RuntimeMetrics())
+    yield rest
+    await rest.aclose()
+
+
+@pytest.fixture
+def client(rest: Rest) -> Client:
+    """The administrator of the component tests' API server."""
+    return Client(rest)
+
+
+@pytest.fixture
+async def namespace(client: Client) -> AsyncIterator[str]:
+    """A namespace of the test's own."""
+    name = f"test-{secrets.token_hex(4)}"
+    await client.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    yield name
+    await client.delete(NAMESPACES, name)
