@@ -1,0 +1,254 @@
+"""What ``kaito demo`` does and tells: a local cluster, an operator, and a Workspace on its way to Ready."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import typer
+
+from kaito.api.resources import MACHINES, WORKSPACES
+from kaito.cli.errors import fail
+from kaito.devcluster.operator import (
+    CLUSTER_NAME,
+    RESOURCE_GROUP,
+    SUBSCRIPTION,
+    launch,
+    mount_service_account,
+    pod_environment,
+)
+from kaito.devcluster.process import end, start, stop
+from kaito.devcluster.state import CLOUD_TOKEN, Running, StateFolder
+from kaito.runtime import Event, Rest, RestConfig, RuntimeMetrics, load_config
+from kaito.runtime.cache import Cache
+from kaito.runtime.resource import EVENTS, NODES, PODS
+from kaito.runtime.tasks import TaskScope
+
+NAMESPACE = "kaito-system"
+SERVICE_ACCOUNT = "kaito-controller-manager"
+READY_TIMEOUT = 120.0
+"""Seconds from the Workspace's creation until it should be ready."""
+
+
+def tell(folder: StateFolder, kubectl: Path, overlay: Path, sample: Path, *, keep: bool) -> bool:
+    story = _Story(kubectl, folder)
+    story.title("kaito on this machine")
+    story.note("Real: the Kubernetes API server, the operator, the Azure SDK that it uses, and kubectl.")
+    story.note("Simulated: Azure behind its REST interface, the nodes, and the pods. No model is loaded.")
+    running, process = start(folder, attached=not keep)
+    succeeded = False
+    try:
+        story.say(f"local cluster     {running.server}")
+        story.say(f"emulated Azure    {running.cloud}")
+        story.title("Installing kaito")
+        story.show("apply", "-k", str(overlay))
+        with _operator(story, folder, running, keep=keep):
+            story.title("A Workspace: one GPU node, one model")
+            succeeded = asyncio.run(_follow(story, folder, running, sample))
+            if succeeded:
+                _outcome(story, folder, sample, keep=keep)
+            else:
+                story.note("The operator's last words:")
+                typer.echo("\n".join(folder.operator_log.read_text(errors="replace").splitlines()[-20:]))
+    finally:
+        if not (keep and succeeded):
+            stop(folder)
+            process.communicate()
+    return succeeded
+
+
+class _Story:
+    """Prints what happens, with the seconds since the beginning."""
+
+    def __init__(self, kubectl: Path, folder: StateFolder) -> None:
+        self._kubectl = kubectl
+        self._environ = {
+            **os.environ,
+            "KUBECONFIG": str(folder.kubeconfig),
+            "KUBECACHEDIR": str(folder.kubectl_cache),
+        }
+        self._started = time.monotonic()
+
+    def title(self, text: str) -> None:
+        typer.echo()
+        typer.secho(text, bold=True)
+
+    def note(self, text: str) -> None:
+        typer.secho(text, dim=True)
+
+    def say(self, text: str, *, good: bool = False) -> None:
+        seconds = typer.style(f"{time.monotonic() - self._started:6.1f}s", dim=True)
+        typer.echo(f"{seconds}  {typer.style(text, fg=typer.colors.GREEN) if good else text}")
+
+    def kubectl(self, *arguments: str) -> str:
+        """What kubectl prints; ends the program with its complaint where it fails."""
+        done = subprocess.run(
+            [self._kubectl, *arguments], env=self._environ, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            fail(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}", code=1)
+        return done.stdout
+
+    def show(self, *arguments: str) -> None:
+        """A kubectl command as a user would type it, and what it prints."""
+        typer.secho(f"$ kubectl {' '.join(arguments)}", fg=typer.colors.CYAN)
+        typer.echo(self.kubectl(*arguments), nl=False)
+
+
+@contextmanager
+def _operator(story: _Story, folder: StateFolder, running: Running, *, keep: bool) -> Iterator[None]:
+    """The operator under its own service account, until the block ends (with ``keep``: until the cluster goes down)."""
+    token = story.kubectl("create", "token", "-n", NAMESPACE, SERVICE_ACCOUNT, "--duration=24h").strip()
+    mount_service_account(folder.service_account, folder, token, NAMESPACE)
+    arguments = ["--leader-elect", "--metrics-bind-address=127.0.0.1:0", "--health-probe-bind-address=127.0.0.1:0"]
+    process = launch(
+        [*arguments, "--log-format=json"], pod_environment(running, folder.service_account), folder.operator_log
+    )
+    folder.operator_pid.write_text(str(process.pid))
+    story.say(f"the operator runs as process {process.pid}, under the service account {NAMESPACE}/{SERVICE_ACCOUNT}")
+    completed = False
+    try:
+        yield
+        completed = True
+    finally:
+        if not (keep and completed):
+            end(process.pid)
+            process.wait()
+
+
+async def _follow(story: _Story, folder: StateFolder, running: Running, sample: Path) -> bool:
+    """Apply the sample and tell what happens until it is ready; False if that takes too long."""
+    ready = asyncio.Event()
+    async with _watching(story, load_config(folder.kubeconfig), ready), _pools(story, running):
+        await asyncio.to_thread(story.show, "apply", "-f", str(sample))
+        try:
+            async with asyncio.timeout(READY_TIMEOUT):
+                await ready.wait()
+        except TimeoutError:
+            story.say(f"not ready after {READY_TIMEOUT:g} s")
+            return False
+        await asyncio.sleep(0.2)  # the Events of the last step are written a moment after its condition
+    return True
+
+
+@asynccontextmanager
+async def _watching(story: _Story, config: RestConfig, ready: asyncio.Event) -> AsyncIterator[None]:
+    rest = Rest(config, RuntimeMetrics())
+    cache = Cache(rest, RuntimeMetrics())
+    tasks = TaskScope(lambda name, error: story.say(f"{name}: {error}"))
+    told: set[str] = set()
+
+    def tell(text: str, *, good: bool = False) -> None:
+        if text not in told:
+            told.add(text)
+            story.say(text, good=good)
+
+    def conditions(kind: str) -> Callable[[Event[Any]], None]:
+        def handle(event: Event[Any]) -> None:
+            if event.new is None:
+                return
+            decoded = event.new.decode()
+            body = decoded if isinstance(decoded, dict) else decoded.model_dump(by_alias=True, exclude_none=True)
+            # One line for all conditions that say the same: while a step waits, so do those after it.
+            same: dict[tuple[bool, str], list[str]] = {}
+            for condition in (body.get("status") or {}).get("conditions") or ():
+                words = condition.get("message") or condition.get("reason") or ""
+                same.setdefault((condition["status"] == "True", words), []).append(condition["type"])
+                if kind == "workspace" and condition["type"] == "WorkspaceSucceeded" and condition["status"] == "True":
+                    ready.set()
+            for (good, words), types in same.items():
+                mark = "yes" if good else "not yet"
+                tell(f"{kind:<17} {', '.join(types)}: {mark}{'  ' + words if words else ''}", good=good)
+
+        return handle
+
+    def node(event: Event[Any]) -> None:
+        if event.new is not None and not event.initial:
+            tell(f"node              {event.new.key.name}")
+
+    def pod(event: Event[Any]) -> None:
+        if event.new is not None and event.new.key.namespace == "default":
+            tell(f"pod               {event.new.key.name}  {event.new.decode().get('status', {}).get('phase', '')}")
+
+    def record(event: Event[Any]) -> None:
+        if event.new is None:
+            return
+        body = event.new.decode()
+        if "kaito" in body.get("reportingController", "") or body.get("regarding", {}).get("kind") in (
+            "Workspace",
+            "Machine",
+        ):
+            tell(f"event             {body['reason']}: {body.get('note', '')}")
+
+    cache.informer(WORKSPACES).add_handler(conditions("workspace"))
+    cache.informer(MACHINES).add_handler(conditions("machine"))
+    cache.informer(NODES).add_handler(node)
+    cache.informer(PODS).add_handler(pod)
+    cache.informer(EVENTS).add_handler(record)
+    cache.start(tasks)
+    try:
+        await cache.wait_synced(30.0)
+        yield
+    finally:
+        await tasks.aclose()
+        await rest.aclose()
+
+
+@asynccontextmanager
+async def _pools(story: _Story, running: Running) -> AsyncIterator[None]:
+    """Tells of the agent pools, as the emulated Azure reports them."""
+    url = (
+        f"{running.cloud}/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}/providers"
+        f"/Microsoft.ContainerService/managedClusters/{CLUSTER_NAME}/agentPools?api-version=2024-01-01"
+    )
+    told: set[str] = set()
+
+    async def poll(session: aiohttp.ClientSession) -> None:
+        while True:
+            async with session.get(url) as answer:
+                listed = (await answer.json()).get("value", [])
+            for pool in listed:
+                properties = pool["properties"]
+                text = f"agent pool        {pool['name']}  {properties['vmSize']}  {properties['provisioningState']}"
+                if text not in told:
+                    told.add(text)
+                    story.say(text)
+            await asyncio.sleep(0.25)
+
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {CLOUD_TOKEN}"}) as session:
+        polling = asyncio.create_task(poll(session))
+        try:
+            yield
+        finally:
+            polling.cancel()
+            await asyncio.wait([polling])
+
+
+def _outcome(story: _Story, folder: StateFolder, sample: Path, *, keep: bool) -> None:
+    story.title("Ready")
+    for arguments in (
+        ["get", "workspace"],
+        ["get", "machines"],
+        ["get", "nodes", "-l", "kaito.sh/workspace"],
+        ["get", "deployment,service", "workspace-phi-3-mini"],
+        ["get", "pods", "-l", "kaito.sh/workspace", "-o", "wide"],
+    ):
+        story.show(*arguments)
+    story.title("To try next" if keep else "To try it yourself: make demo KEEP=1, then")
+    if keep:
+        typer.echo(f"  export KUBECONFIG={folder.kubeconfig}")
+    typer.echo("  kubectl describe workspace workspace-phi-3-mini")
+    typer.echo("  kubectl explain workspace.resource")
+    typer.echo("  kubectl get events --sort-by=.metadata.creationTimestamp")
+    typer.echo(f"  kubectl delete -f {sample}     # the Machine, the agent pool and the node go with it")
+    if keep:
+        program = Path(sys.executable).with_name("kaito")
+        typer.echo(f"  {program} dev down --directory {folder.path}     # stops the cluster and the operator")
