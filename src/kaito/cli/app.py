@@ -15,12 +15,13 @@ def build(*, plugin: bool) -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         add_completion=False,
+        rich_markup_mode=None,
     )
     if not plugin:
-        app.command("manager")(manager.run)
-        app.command("demo")(demo.run)
-    app.add_typer(dev.app, name="dev")
-    app.command("plan")(inspect.plan)
-    app.command("presets")(inspect.presets)
+        app.command("manager", short_help="Run the operator.")(manager.run)
+        app.command("demo", short_help="Show a Workspace becoming ready, on a local cluster.")(demo.run)
+    app.add_typer(dev.app, name="dev", short_help="Start, stop and look at the local cluster.")
+    app.command("plan", short_help="Print what the operator would create.")(inspect.plan)
+    app.command("presets", short_help="List the models that kaito knows.")(inspect.presets)
     app.command("version")(inspect.version)
     return app

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from kaito.runtime import ManagerOptions, RestConfig
 
-_ELECTION = "Leader election"
-
 
 def run(
     controllers: Annotated[
@@ -32,28 +30,21 @@ def run(
     health_probe_bind_address: Annotated[
         str, typer.Option(help="host:port of /healthz and /readyz; 0 turns it off.")
     ] = ":8081",
-    leader_elect: Annotated[
-        bool, typer.Option("--leader-elect", help="Run only while holding a lease.", rich_help_panel=_ELECTION)
-    ] = False,
+    leader_elect: Annotated[bool, typer.Option("--leader-elect", help="Run only while holding a lease.")] = False,
     leader_election_namespace: Annotated[
         str | None,
-        typer.Option(help="Namespace of the lease; by default the process's own.", rich_help_panel=_ELECTION),
+        typer.Option(help="Namespace of the lease; by default the process's own."),
     ] = None,
     leader_election_id: Annotated[
         str | None,
         typer.Option(
             help="Name of the lease; by default kaito- and the names of the controllers. Processes that run the same "
             "controller must use the same lease.",
-            rich_help_panel=_ELECTION,
         ),
     ] = None,
-    lease_duration: Annotated[
-        float, typer.Option(help="Seconds that others wait for a silent leader.", rich_help_panel=_ELECTION)
-    ] = 15.0,
-    renew_deadline: Annotated[
-        float, typer.Option(help="Seconds after which a leader that cannot renew ends.", rich_help_panel=_ELECTION)
-    ] = 10.0,
-    retry_period: Annotated[float, typer.Option(help="Seconds between two tries.", rich_help_panel=_ELECTION)] = 2.0,
+    lease_duration: Annotated[float, typer.Option(help="Seconds that others wait for a silent leader.")] = 15.0,
+    renew_deadline: Annotated[float, typer.Option(help="Seconds after which a leader that cannot renew ends.")] = 10.0,
+    retry_period: Annotated[float, typer.Option(help="Seconds between two tries.")] = 2.0,
     grace_period: Annotated[float, typer.Option(help="Seconds for reconciles to end when stopping.")] = 30.0,
     kube_api_qps: Annotated[float, typer.Option(help="Requests a second to the API server; 0 for no limit.")] = 0.0,
     kube_api_burst: Annotated[int, typer.Option(help="Requests that may exceed it for a moment.")] = 50,
