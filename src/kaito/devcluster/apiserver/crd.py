@@ -15,6 +15,7 @@ from kaito.devcluster.apiserver.deletes import DeleteOptions, Deleter
 from kaito.devcluster.apiserver.fields import custom_extractor
 from kaito.devcluster.apiserver.registry import Kind, Registry, ScalePaths
 from kaito.devcluster.apiserver.schema import Schema
+from kaito.devcluster.apiserver.store import same
 from kaito.devcluster.apiserver.strategies import CustomStrategy
 from kaito.devcluster.apiserver.strategies.objects import CLEANUP_FINALIZER
 
@@ -60,7 +61,7 @@ class Definitions:
             self._withdraw(old["metadata"]["name"])
             return
         name = new["metadata"]["name"]
-        if old is None or not meta.same(old["spec"], new["spec"]):
+        if old is None or not same(old["spec"], new["spec"]):
             self._establish(name, new)
         if "deletionTimestamp" in new["metadata"] and CLEANUP_FINALIZER in (new["metadata"].get("finalizers") or ()):
             self._terminate(name)

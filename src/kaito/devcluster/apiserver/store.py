@@ -208,3 +208,12 @@ def _within(records: Mapping[str, Record], paths: list[str], namespace: str) -> 
     # "0" is the character after "/": the half-open range holds exactly the paths below "namespace/".
     start, end = bisect_left(paths, f"{namespace}/"), bisect_left(paths, f"{namespace}0")
     return [records[path] for path in paths[start:end]]
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal; unlike ``==`` it tells ``true`` from ``1``."""
+    return bool(one == other) and encode_sorted(one) == encode_sorted(other)
+
+
+def encode_sorted(value: Any) -> bytes:
+    return msgspec.json.encode(value, order="deterministic")

@@ -15,7 +15,7 @@ from kaito.devcluster.apiserver.negotiation import JSON_PATCH, MERGE_PATCH, STRA
 from kaito.devcluster.apiserver.registry import Kind
 from kaito.devcluster.apiserver.requests import NO_QUERY, Query
 from kaito.devcluster.apiserver.schema import Cause
-from kaito.devcluster.apiserver.store import Object, Record, encode
+from kaito.devcluster.apiserver.store import Object, Record, encode, same
 from kaito.runtime.errors import (
     ApiError,
     BadRequest,
@@ -135,7 +135,7 @@ class Writer:
                     obj["status"] = old["status"]
             self._default(kind, obj)
             kind.strategy.prepare_update(obj, old, kind.collection)
-            if kind.strategy.generation and not meta.same(_wanted(kind, obj), _wanted(kind, old)):
+            if kind.strategy.generation and not same(_wanted(kind, obj), _wanted(kind, old)):
                 obj["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
         self._validate(kind, obj, old, status=subresource == "status")
         return self.store(kind, record, obj, old, query=query, warnings=warnings)
@@ -157,7 +157,7 @@ class Writer:
         if is_released(kind, obj):
             self.remove(kind, record)
             return Written(obj, None, warnings)
-        if meta.same(obj, old):
+        if same(obj, old):
             return Written(obj, record, warnings)
         return Written(obj, self.commit(kind, record.path, obj, old), warnings)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kaito.devcluster.apiserver.meta import same
 from kaito.devcluster.apiserver.schema import Cause
+from kaito.devcluster.apiserver.store import same
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,8 +6,8 @@ import base64
 import binascii
 from typing import TYPE_CHECKING, Any
 
-from kaito.devcluster.apiserver.meta import same
 from kaito.devcluster.apiserver.schema import Cause, validate_crd
+from kaito.devcluster.apiserver.store import same
 from kaito.devcluster.apiserver.strategies.base import Strategy, immutable, set_default, spec_of
 from kaito.runtime.errors import BadRequest
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kaito.devcluster.apiserver.meta import same
 from kaito.devcluster.apiserver.schema import Cause
+from kaito.devcluster.apiserver.store import same
 from kaito.devcluster.apiserver.strategies.base import Strategy, immutable, set_default, spec_of
 from kaito.devcluster.apiserver.strategies.podspec import default_pod_spec, validate_pod_spec
 from kaito.runtime.selectors import LabelSelector
