@@ -208,6 +208,6 @@ async def test_a_pool_that_someone_deletes_while_it_is_made_is_made_again(world:
     async with world.running():
         await world.make()
         await eventually(lambda: world.pools == [world.name])
-        del world.arm._operations.pools[world.name]
+        world.arm.drop_pool(world.name)
         await world.ready()
     assert world.count("PUT") == 2

@@ -9,16 +9,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from controllers.machine.conftest import World, machine_manifest
 from kaito.api.machine import Machine
 from kaito.api.resources import MACHINES
-from kaito.controllers.machine.garbage import NOTHING, find_garbage
+from kaito.controllers.machine.garbage import NOTHING, GarbageCollector, find_garbage
+from kaito.controllers.machine.metrics import MachineMetrics
 from kaito.devcluster.arm import Fault, build_node
 from kaito.devcluster.arm.errors import ArmError
-from kaito.provisioner import Instance, InstanceState
-from kaito.runtime import Stored
+from kaito.provisioner import Instance, InstanceState, load_provider
+from kaito.runtime import EventRecorder, Lister, Stored, SystemClock
+from kaito.runtime.recorder import EventWriter
 from kaito.runtime.resource import NODES
+from kaito.runtime.store import Store
 from support.waiting import eventually
 
 NOON = datetime(2024, 11, 16, 12, tzinfo=UTC)
@@ -89,6 +93,26 @@ def test_only_what_was_seen_before_is_certain() -> None:
     assert found.confirmed(found) == found
 
 
+async def test_garbage_is_seen_twice_in_a_row_before_it_is_removed(world: World) -> None:
+    orphan = {"vmSize": "Standard_NC6s_v3", "tags": {"kaito.sh_machine-uid": "uid-1"}}
+    world.arm.add_pool(world.name, orphan)
+    no_nodes: Lister[Any] = Lister(Store(NODES, on_index_error=lambda error: None), lambda: None)
+    provider = load_provider("aks", world.environ())
+    metrics = MachineMetrics(CollectorRegistry())
+    recorder = EventRecorder(EventWriter(world.client, SystemClock(), "test"), "test")
+    collector = GarbageCollector(world.client, no_nodes, provider, recorder, SystemClock(), world.settings, metrics)
+    try:
+        await collector.collect()
+        world.arm.faults.add(Fault(method="LIST", error=ArmError(503, "ServiceUnavailable", "later")))
+        await collector.collect()
+        await collector.collect()
+        assert world.count("DELETE") == 0
+        await collector.collect()
+        assert world.count("DELETE") == 1
+    finally:
+        await provider.aclose()
+
+
 @asynccontextmanager
 async def collecting(world: World) -> AsyncIterator[None]:
     world.settings = replace(world.settings, garbage_interval=0.05)
@@ -117,7 +141,7 @@ async def test_a_machine_whose_pool_has_vanished_is_deleted(world: World) -> Non
     async with world.running():
         await world.make()
         await world.ready()
-    pool = world.arm._operations.pools.pop(world.name)
+    pool = world.arm.drop_pool(world.name)
     await world.client.patch(NODES, pool.node_name(0), {"metadata": {"finalizers": None}})
     await world.leave(pool)
     async with collecting(world):
@@ -129,7 +153,7 @@ async def test_an_orphaned_node_is_released(world: World) -> None:
     pool = world.arm.add_pool(world.name, {"vmSize": "Standard_NC6s_v3", "nodeLabels": {"kaito.sh/workspace": "w"}})
     orphan = build_node(pool, 0)
     orphan["metadata"]["finalizers"] = ["karpenter.sh/termination"]
-    del world.arm._operations.pools[world.name]
+    world.arm.drop_pool(world.name)
     await world.client.create(NODES, orphan)
     async with collecting(world):
 

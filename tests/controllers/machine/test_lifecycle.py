@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client import generate_latest
 
 from controllers.machine.conftest import World
 from kaito.api.resources import MACHINES
+from kaito.api.workspace import Workspace
+from kaito.controllers.workspace.manifests.machine import build_machine, machine_name
 from kaito.devcluster.arm import ArmOptions, Plan
+from kaito.models import Catalogue
 from kaito.runtime import Manifest
 from kaito.runtime.errors import NotFound
 from kaito.runtime.resource import NODES
 from support.waiting import eventually
+
+SAMPLE = Path(__file__).parents[3] / "config" / "samples" / "workspace-phi-3-mini.inference.yaml"
 
 
 async def test_a_machine_becomes_a_ready_node(world: World) -> None:
@@ -58,13 +65,20 @@ async def test_a_machine_becomes_a_ready_node(world: World) -> None:
     )
 
 
-async def test_the_request_to_azure(world: World) -> None:
+async def test_the_request_to_azure_for_the_published_example(world: World) -> None:
+    sample = yaml.safe_load(SAMPLE.read_text())
+    sample["metadata"] |= {"namespace": "default", "uid": "11111111-2222-3333-4444-555555555555"}
+    workspace = Workspace.model_validate(sample)
+    preset = Catalogue.default().preset("phi-3-mini-4k-instruct")
+    assert preset is not None
+    world.name = machine_name(workspace, 0)
     async with world.running():
-        await world.make()
+        await world.client.create(MACHINES, build_machine(workspace, world.name, str(preset.disk)))
         machine = await world.ready()
     (put,) = [request for request in world.arm.requests if request.method == "PUT"]
     created = (machine.metadata.creation_timestamp or "").replace(":", "-")
     assert put.path.endswith(f"/agentPools/{world.name}")
+    assert put.headers["If-None-Match"] == "*"
     assert put.body == {
         "properties": {
             "count": 1,
@@ -75,14 +89,17 @@ async def test_the_request_to_azure(world: World) -> None:
             "nodeLabels": {
                 "apps": "phi-3",
                 "karpenter.sh/provisioner-name": "default",
-                "kaito.sh/workspace": "w",
+                "kaito.sh/workspace": "workspace-phi-3-mini",
                 "kaito.sh/workspacenamespace": "default",
                 "kaito.sh/machine-type": "gpu",
                 "kaito.sh/creation-timestamp": created,
                 "kaito.sh/machine-uid": machine.metadata.uid,
             },
             "nodeTaints": ["sku=gpu:NoSchedule"],
-            "tags": {"kaito.sh_workspace": "default/w", "kaito.sh_machine-uid": machine.metadata.uid},
+            "tags": {
+                "kaito.sh_workspace": "default/workspace-phi-3-mini",
+                "kaito.sh_machine-uid": machine.metadata.uid,
+            },
         }
     }
 

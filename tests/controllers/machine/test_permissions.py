@@ -75,7 +75,7 @@ async def test_nothing_more_is_needed(world: World) -> None:
         await world.told("Terminated")
         await world.make()
         machine = await world.ready()
-        pool = world.arm._operations.pools.pop(world.name)
+        pool = world.arm.drop_pool(world.name)
         await world.client.patch(NODES, pool.node_name(0), {"metadata": {"finalizers": None}})
         await world.client.delete(NODES, pool.node_name(0))
         await world.told("InstanceGone")

@@ -128,7 +128,7 @@ class Operations:
     async def _delete(self, pool: Pool) -> ArmError | None:
         await asyncio.sleep(self._delete_seconds)
         await self._on_gone(pool)
-        del self.pools[pool.name]
+        self.pools.pop(pool.name, None)
         return None
 
     def _failed(self, name: str, error: BaseException) -> None:

@@ -141,6 +141,10 @@ class ArmEmulator:
         self._operations.pools[name] = pool
         return pool
 
+    def drop_pool(self, name: str) -> Pool:
+        """Forget a pool at once, without a word to anybody. Raises KeyError."""
+        return self._operations.pools.pop(name)
+
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             reply = await self._answer(request)
