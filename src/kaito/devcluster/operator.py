@@ -45,7 +45,6 @@ def pod_environment(running: Running, service_account: Path) -> dict[str, str]:
         "ARM_SUBSCRIPTION_ID": SUBSCRIPTION,
         "ARM_RESOURCE_GROUP": RESOURCE_GROUP,
         "AZURE_CLUSTER_NAME": CLUSTER_NAME,
-        "LOCATION": LOCATION,
         "KAITO_POLL_INTERVAL_SECONDS": "0.5",
     }
 
