@@ -23,7 +23,7 @@ demo: $(STAMP) ## A Workspace from kubectl apply to Ready on a local cluster (KE
 	@$(BIN)/kaito demo $(if $(KEEP),--keep)
 
 test: $(STAMP) ## All tests
-	$(BIN)/pytest --numprocesses=$(JOBS) --dist=worksteal -q
+	$(BIN)/pytest --numprocesses=$(JOBS) --dist=worksteal
 
 lint: $(STAMP) ## Style, types, import rules
 	$(BIN)/ruff check .
