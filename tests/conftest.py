@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
 
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
 from kaito.runtime import Client, Rest, RestConfig, RuntimeMetrics
@@ -21,6 +22,9 @@ from support.controlplane import ControlPlane, external, of_server
 def pytest_configure(config: pytest.Config) -> None:
     # Without a loop set, asking for the current one creates one that nobody closes.
     asyncio.set_event_loop(None)
+    # How long an example takes says more about the machine than about the code.
+    settings.register_profile("kaito", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("kaito")
 
 
 @pytest_asyncio.fixture(autouse=True)
