@@ -230,8 +230,9 @@ async def test_stopping_lets_a_reconcile_finish_its_write(config: RestConfig, cl
     assert await client.get(CONFIG_MAPS, "written", namespace)
 
 
+@pytest.mark.parametrize("grace_period", [0.1, 0.0])
 async def test_a_reconcile_that_does_not_end_is_cancelled_after_the_grace_period(
-    config: RestConfig, client: Client, namespace: str
+    config: RestConfig, client: Client, namespace: str, grace_period: float
 ) -> None:
     began, cancelled = asyncio.Event(), asyncio.Event()
 
@@ -242,7 +243,7 @@ async def test_a_reconcile_that_does_not_end_is_cancelled_after_the_grace_period
         finally:
             cancelled.set()
 
-    manager = Manager(config, ManagerOptions(metrics_address="0", health_address="0", grace_period=0.1))
+    manager = Manager(config, ManagerOptions(metrics_address="0", health_address="0", grace_period=grace_period))
     manager.add(Controller("test", Recording(stuck), CONFIG_MAPS, predicate=only(namespace)))
     await client.create(CONFIG_MAPS, config_map("a", namespace))
     task = asyncio.create_task(manager.run())

@@ -65,8 +65,43 @@ def test_changes_found_by_a_list_are_updates(store: Store[Any]) -> None:
     assert event.old.revision == 1
 
 
-def test_a_list_with_one_key_twice_counts_once(store: Store[Any]) -> None:
-    assert len(list(store.replace({Key("n", "a"): make("a", 1)}, "1"))) == 1
+def test_a_missed_deletion_is_told_once_with_the_object_itself(store: Store[Any]) -> None:
+    """Pitfalls 1 and 2: also where lists follow each other quickly."""
+    list(store.replace(listing(make("a", 1)), "1"))
+    store.upsert(make("short-lived", 2))
+    told = [event for version in ("3", "4", "5") for event in store.replace(listing(), version)]
+    assert [(event.type, event.current.key.name) for event in told] == [
+        (EventType.DELETED, "a"),
+        (EventType.DELETED, "short-lived"),
+    ]
+    assert all(isinstance(event.old, Stored) for event in told)
+    assert store.remove(make("a", 2)) is None, "the deletion itself, late"
+
+
+def test_an_object_that_is_made_again_is_told_as_a_deletion_and_an_addition(store: Store[Any]) -> None:
+    """Pitfall 4."""
+    store.upsert(make("a", 1, uid="first"))
+    told = [store.remove(make("a", 2, uid="first")), store.upsert(make("a", 3, uid="second"))]
+    assert [(event.type, event.current.uid) for event in told if event] == [
+        (EventType.DELETED, "first"),
+        (EventType.ADDED, "second"),
+    ]
+    # Where both were missed, the new object is an update of the old one: the uids tell.
+    (event,) = store.replace(listing(make("a", 9, uid="third")), "9")
+    assert event.type is EventType.UPDATED
+    assert event.old is not None
+    assert (event.old.uid, event.current.uid) == ("second", "third")
+
+
+def test_what_was_read_does_not_change_while_the_store_does(store: Store[Any]) -> None:
+    """Pitfalls 38 and 102: a reader's list is its own, also while it is gone through."""
+    for number in range(10):
+        store.upsert(make(f"p{number}", number + 1))
+    lister = Lister(store, lambda: None)
+    for number, stored in enumerate(lister.stored_list()):
+        store.remove(make(stored.key.name, 100 + number))
+        store.upsert(make(f"new{number}", 200 + number))
+    assert len(lister.stored_list()) == len(lister.stored_list("n")) == len(lister) == 10
 
 
 def test_an_own_write_is_readable_at_once_and_its_late_event_is_no_news(store: Store[Any]) -> None:

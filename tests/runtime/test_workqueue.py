@@ -272,3 +272,112 @@ class QueueModel(RuleBasedStateMachine):
 
 QueueModel.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestQueueModel = QueueModel.TestCase
+
+
+async def test_keys_that_fall_due_together_are_worked_on_together() -> None:
+    """Pitfall 45: no worker sleeps while there is work, also where another key was added at that very moment."""
+    queue: WorkQueue[str] = WorkQueue()
+    getters = [asyncio.ensure_future(queue.get()) for _ in range(4)]
+    await asyncio.sleep(0)
+    for key in ("b", "c", "d"):
+        queue.add(key, after=0.001)
+    loop = asyncio.get_running_loop()
+    due = loop.time() + 0.001
+    while loop.time() < due:
+        pass  # the timer is due before the event loop gets to look at it
+    loop.call_soon(queue.add, "a")
+    async with asyncio.timeout(5):
+        taken = await asyncio.gather(*getters)
+    assert sorted(key for key, _ in taken) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_shutting_down_and_draining_at_any_moment_ends_everything(seed: int) -> None:
+    """Pitfalls 41 and 42."""
+    rng = random.Random(seed)
+    queue: WorkQueue[int] = WorkQueue()
+    active: set[int] = set()
+
+    async def pause() -> None:
+        for _ in range(rng.randrange(4)):
+            await asyncio.sleep(0)
+
+    async def work() -> None:
+        while True:
+            try:
+                key, _ = await queue.get()
+            except QueueShutDown:
+                return
+            assert key not in active
+            active.add(key)
+            await pause()
+            active.discard(key)
+            queue.done(key)
+
+    async def feed() -> None:
+        for number in range(40):
+            queue.add(number % 7, after=rng.choice([0.0, 0.0001, 60.0]))
+            await pause()
+
+    async def end(how: str) -> None:
+        for _ in range(rng.randrange(60)):
+            await asyncio.sleep(0)
+        if how == "drain":
+            await queue.drain()
+            assert not active
+        else:
+            queue.shut_down()
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(work())
+        group.create_task(feed())
+        for how in ("drain", "shut down", "drain"):
+            group.create_task(end(how))
+    assert queue.statistics().processing == 0
+    assert len(queue) == 0
+
+
+@pytest.mark.looptime
+async def test_delays_double_from_five_milliseconds_and_a_success_starts_them_over() -> None:
+    """Pitfalls 49 and 60."""
+    queue: WorkQueue[str] = WorkQueue()
+    loop = asyncio.get_running_loop()
+    waits = []
+    for outcome in ("error", "error", "error", "success", "error"):
+        if outcome == "success":
+            queue.forget("a")
+            continue
+        began = loop.time()
+        queue.add_rate_limited("a")
+        queue.done(await take(queue))
+        waits.append(loop.time() - began)
+    assert waits == pytest.approx([0.005, 0.01, 0.02, 0.005])
+    for _ in range(100):
+        queue.add_rate_limited("b")
+        queue.add("b")
+        queue.done(await take(queue))
+    began = loop.time()
+    queue.add_rate_limited("b")
+    await take(queue)
+    assert loop.time() - began == pytest.approx(1000.0), "the longest delay, without an overflow"
+
+
+async def test_the_queue_counts_what_it_does() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for key in ("a", "b", "a"):
+        queue.add(key)
+    queue.add("later", after=60.0)
+    queue.add("raised", priority=LOW_PRIORITY)
+    queue.add("raised")
+    statistics = queue.statistics()
+    assert (statistics.adds, statistics.waiting, statistics.depth) == (3, 1, {0: 3})
+    queue.add_rate_limited("c")
+    await take(queue)
+    statistics = queue.statistics()
+    assert (statistics.retries, statistics.processing) == (1, 1)
+    assert statistics.unfinished_seconds >= statistics.longest_running_seconds >= 0
+    assert sum(statistics.queue_duration.counts) == 1
+    queue.done("a")
+    assert sum(queue.statistics().work_duration.counts) == 1
+    queue.shut_down()

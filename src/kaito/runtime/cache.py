@@ -1,4 +1,4 @@
-"""The informers of a process: one for each resource and scope, shared by everything that reads or watches it."""
+"""The informers of a process: one for each resource, type and scope, shared by everything that reads or watches it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Cache:
         self._rest = rest
         self._metrics = metrics
         self._clock = clock or SystemClock()
-        self._informers: dict[tuple[Resource[Any], Scope], Informer[Any]] = {}
+        self._informers: dict[tuple[Resource[Any], Callable[[bytes], Any], Scope], Informer[Any]] = {}
         self._tasks: TaskScope | None = None
 
     def informer(
@@ -45,12 +45,15 @@ class Cache:
         labels: LabelSelector | None = None,
         fields: FieldSelector | None = None,
     ) -> Informer[T]:
-        """The informer of this resource and scope, made on first use."""
+        """The informer of this resource and scope, made on first use.
+
+        A resource that is read as two types has an informer for each: what it hands out decodes to one of them.
+        """
         scope = Scope(namespace, labels or LabelSelector(), fields or FieldSelector())
-        informer = self._informers.get((resource, scope))
+        informer = self._informers.get((resource, resource.decode, scope))
         if informer is None:
             informer = Informer(self._rest, resource, scope, metrics=self._metrics, clock=self._clock)
-            self._informers[resource, scope] = informer
+            self._informers[resource, resource.decode, scope] = informer
             if self._tasks is not None:
                 self._tasks.start(f"informer {resource}", informer.run())
         return informer
@@ -87,7 +90,7 @@ class Cache:
             informer.deleted(key, uid)
 
     def _of(self, resource: Resource[Any]) -> list[Informer[Any]]:
-        return [informer for (watched, _), informer in self._informers.items() if watched.names_same(resource)]
+        return [informer for informer in self._informers.values() if informer.resource.names_same(resource)]
 
     def start(self, tasks: TaskScope) -> None:
         """Run all informers, and those that come later, as tasks of ``tasks``."""

@@ -1,7 +1,8 @@
 """Reads and writes of single objects and lists, always live. Cached reads are in ``kaito.runtime.cache``.
 
-Every method returns new values and never changes its arguments. A write checks the leader fence first, and its result is
-shown to ``on_write`` before it is returned, which is how the cache comes to know it (read your writes).
+Every method returns new values and never changes its arguments. A write checks the leader fence each time before it is
+sent, and its result is shown to the ``WriteObserver`` before it is returned, which is how the cache comes to know it (read
+your writes).
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from typing import Any, Protocol, TypeVar, final
 
 import msgspec
 
-from kaito.runtime.errors import DecodeError
+from kaito.runtime.errors import UNDECODABLE, DecodeError
 from kaito.runtime.objects import ObjectMeta, Stored, decode_meta
 from kaito.runtime.pager import list_pages
 from kaito.runtime.resource import Key, Manifest, Resource
-from kaito.runtime.rest import REQUEST_TIMEOUT, Rest
+from kaito.runtime.rest import Rest
 from kaito.runtime.selectors import FieldSelector, LabelSelector
 
 T = TypeVar("T")
@@ -160,10 +161,13 @@ class Client:
         self, resource: Resource[Any], name: str, subresource: str, body: Mapping[str, Any], namespace: str = ""
     ) -> Any:
         """Create a subresource, such as a pod's ``binding`` or ``eviction``; the server's answer as plain values."""
-        self._fence()
         path = resource.path(namespace, name, subresource)
-        answer = await self.rest.send("POST", path, body=msgspec.json.encode(body), query=self._query())
-        return msgspec.json.decode(answer.body)
+        data = msgspec.json.encode(body)
+        answer = await self.rest.send("POST", path, body=data, query=self._query(), guard=self._fence)
+        try:
+            return msgspec.json.decode(answer.body)
+        except UNDECODABLE as error:
+            raise DecodeError(f"the server's answer to a {subresource} is not JSON: {error}") from error
 
     async def delete(
         self,
@@ -181,7 +185,6 @@ class Client:
 
         ``propagation`` is Background, Foreground or Orphan; ``grace_period`` is in seconds.
         """
-        self._fence()
         options: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1"}
         preconditions = {"uid": uid, "resourceVersion": resource_version}
         if any(preconditions.values()):
@@ -190,8 +193,12 @@ class Client:
             options["propagationPolicy"] = propagation
         if grace_period is not None:
             options["gracePeriodSeconds"] = grace_period
-        answer = await self.rest.send("DELETE", resource.path(namespace, name), body=msgspec.json.encode(options))
-        result = msgspec.json.decode(answer.body, type=_Deleted)
+        data = msgspec.json.encode(options)
+        answer = await self.rest.send("DELETE", resource.path(namespace, name), body=data, guard=self._fence)
+        try:
+            result = msgspec.json.decode(answer.body, type=_Deleted)
+        except UNDECODABLE as error:
+            raise DecodeError(f"the server's answer to a deletion is not JSON: {error}") from error
         if result.kind == resource.kind:
             self._observer.written(resource, answer.body)
         elif result.details and result.details.uid:
@@ -210,9 +217,8 @@ class Client:
         content_type: str = "application/json",
         query: Mapping[str, str] | None = None,
     ) -> T:
-        self._fence()
         answer = await self.rest.send(
-            method, path, body=data, content_type=content_type, query=query or self._query(), timeout=REQUEST_TIMEOUT
+            method, path, body=data, content_type=content_type, query=query or self._query(), guard=self._fence
         )
         written = _decode(resource, answer.body)
         self._observer.written(resource, answer.body)
@@ -222,7 +228,7 @@ class Client:
 def _decode(resource: Resource[T], data: bytes) -> T:
     try:
         return resource.decode(data)
-    except ValueError as error:  # msgspec's and pydantic's errors are ValueErrors
+    except UNDECODABLE as error:  # pydantic's errors are ValueErrors, too
         raise DecodeError(f"the server's answer is not a {resource.kind}: {error}") from error
 
 

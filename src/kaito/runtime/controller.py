@@ -106,6 +106,12 @@ def owner_keys(owner: Resource[Any]) -> Mapper:
     return keys
 
 
+def _stopped() -> bool:
+    """Whether it is this task that was asked to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 @final
 class ControllerRun:
     """One running controller."""
@@ -147,21 +153,20 @@ class ControllerRun:
         for number in range(self.controller.max_concurrent):
             # A fresh context: what the starter has bound must not show in the workers' logs.
             Context().run(self._workers.start, f"{self.controller.name} worker {number}", self._work())
-        sources = TaskScope(self._worker_failed)
+        feeders = TaskScope(self._worker_failed)
+        feeders.start(f"{self.controller.name} resync", self._resync())
         for number, source in enumerate(self.controller.sources):
-            Context().run(sources.start, f"{self.controller.name} source {number}", source.run(self.enqueue))
-        resync = asyncio.create_task(self._resync(), name=f"{self.controller.name} resync")
+            Context().run(feeders.start, f"{self.controller.name} source {number}", source.run(self.enqueue))
         try:
             await self._failure
         finally:
-            resync.cancel()
-            await asyncio.wait([resync])
-            await sources.aclose()
             self._queue.shut_down()
             try:
+                await feeders.aclose()
                 await self._workers.join()
             finally:
                 # Reached early only when the manager's patience has run out: what still reconciles is cancelled.
+                await feeders.aclose()
                 await self._workers.aclose()
 
     async def _subscribe(self) -> None:
@@ -226,9 +231,10 @@ class ControllerRun:
         series.active.inc()
         loop = asyncio.get_running_loop()
         started = loop.time()
-        outcome = "success"
+        outcome = "error"
         try:
             result = await self._call(Request(key, queue.failures(key)))
+            outcome = "success"
             if result is not None and result.requeue_after is not None:
                 outcome = "requeue_after"
                 queue.forget(key)
@@ -239,13 +245,14 @@ class ControllerRun:
             else:
                 queue.forget(key)
         except TerminalError as error:
-            outcome = "error"
             series.errors.inc()
             series.terminal_errors.inc()
             queue.forget(key)
             _log.error("reconcile failed for good", error=str(error))
-        except Exception as error:
-            outcome = "error"
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and _stopped():
+                raise
+            # A reconcile that awaits something which somebody else has cancelled fails like any other.
             series.errors.inc()
             if isinstance(error, _BUGS):
                 series.panics.inc()

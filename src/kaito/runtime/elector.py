@@ -23,7 +23,16 @@ from typing import Any, final
 import msgspec
 
 from kaito.runtime.clock import Clock, format_micro_time
-from kaito.runtime.errors import ConfigError, Conflict, FencedError, LeadershipLost, NotFound, RuntimeFault
+from kaito.runtime.errors import (
+    UNDECODABLE,
+    ConfigError,
+    Conflict,
+    DecodeError,
+    FencedError,
+    LeadershipLost,
+    NotFound,
+    RuntimeFault,
+)
 from kaito.runtime.log import get_logger
 from kaito.runtime.metrics import RuntimeMetrics
 from kaito.runtime.resource import LEASES
@@ -72,13 +81,9 @@ class LeaseSpec(msgspec.Struct, rename="camel", frozen=True, omit_defaults=True,
     lease_transitions: int | None = None
 
 
-class _LeaseMeta(msgspec.Struct, rename="camel"):
-    resource_version: str = ""
-
-
 class _Lease(msgspec.Struct):
-    metadata: _LeaseMeta
-    spec: LeaseSpec = LeaseSpec()
+    metadata: dict[str, Any]
+    spec: LeaseSpec | None = None
 
 
 @final
@@ -164,7 +169,7 @@ class Elector:
         self._clock = clock
         self._abort = abort
         self._observation = LeaseObservation(config.identity)
-        self._resource_version = ""
+        self._metadata: dict[str, Any] = {}
         self._status = metrics.leader.labels(config.name)
         self._slowpath = metrics.leader_slowpath_total.labels(config.name)
         self._status.set(0)
@@ -299,12 +304,12 @@ class Elector:
 
     async def _read(self) -> None:
         answer = await self._send("GET", self._path(self.config.name), None)
-        self._observation.observe(answer.spec, self._clock.monotonic())
+        self._observation.observe(answer.spec or LeaseSpec(), self._clock.monotonic())
 
     async def _create(self, started: float) -> None:
         spec = self._observation.desired(self.config, format_micro_time(self._clock.now()))
-        body = self._body(spec, "")
-        await self._send("POST", self._path(""), body)
+        metadata = {"name": self.config.name, "namespace": self.config.namespace}
+        await self._send("POST", self._path(""), _body(spec, metadata))
         self._won(spec, started)
 
     async def _take(self, started: float) -> None:
@@ -318,25 +323,26 @@ class Elector:
         self.fence.extend(started + self.config.lease_duration)
 
     async def _put(self, spec: LeaseSpec) -> None:
-        await self._send("PUT", self._path(self.config.name), self._body(spec, self._resource_version))
+        # Labels and owners that somebody has given the lease stay.
+        await self._send("PUT", self._path(self.config.name), _body(spec, self._metadata))
 
     async def _send(self, method: str, path: str, body: bytes | None) -> _Lease:
         timeout = max(1.0, self.config.renew_deadline / 2)
         answer = await self._rest.send(method, path, body=body, timeout=timeout, pool=Pool.LEASE)
-        lease = msgspec.json.decode(answer.body, type=_Lease)
-        self._resource_version = lease.metadata.resource_version
+        try:
+            lease = msgspec.json.decode(answer.body, type=_Lease)
+        except UNDECODABLE as error:
+            raise DecodeError(f"the server's answer is not a lease: {error}") from error
+        self._metadata = {name: value for name, value in lease.metadata.items() if name != "managedFields"}
         return lease
 
     def _path(self, name: str) -> str:
         return LEASES.path(self.config.namespace, name)
 
-    def _body(self, spec: LeaseSpec, resource_version: str) -> bytes:
-        metadata = {"name": self.config.name, "namespace": self.config.namespace}
-        if resource_version:
-            metadata["resourceVersion"] = resource_version
-        return msgspec.json.encode(
-            {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
-        )
+
+def _body(spec: LeaseSpec, metadata: dict[str, Any]) -> bytes:
+    lease = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": metadata, "spec": spec}
+    return msgspec.json.encode(lease)
 
 
 class _Watchdog:

@@ -43,6 +43,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+UNDECODABLE = (ValueError, RecursionError)
+"""What decoders raise for bytes that are not the value: malformed JSON, text that is not UTF-8, nesting without end."""
+
 
 class RuntimeFault(Exception):
     """Base of every error the runtime raises on purpose."""

@@ -16,7 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, final
 import msgspec
 
 from kaito.runtime.clock import Clock, SystemClock
-from kaito.runtime.errors import ApiError, DecodeError, InternalError, RuntimeFault
+from kaito.runtime.errors import UNDECODABLE, ApiError, DecodeError, InternalError, RuntimeFault
 from kaito.runtime.events import Event, EventType, Handler
 from kaito.runtime.log import get_logger
 from kaito.runtime.metrics import RuntimeMetrics
@@ -302,7 +302,7 @@ class Informer(Generic[T]):
                 for item in page.items:
                     stored = self._decode(bytes(item))
                     if stored is not None:
-                        listed[stored.key] = stored
+                        listed[stored.key] = self._store.shared(stored)
                 version, paged = page.resource_version, page.paged
                 await asyncio.sleep(0)
         await self._replace(listed, version)
@@ -383,7 +383,7 @@ class Informer(Generic[T]):
         """Collect one line of the initial state; its resource version once it is complete."""
         event = self._open(line)
         if event.type == "BOOKMARK":
-            meta = _BOOKMARK.decode(event.object).metadata
+            meta = self._bookmark(event)
             return meta.resource_version if meta.annotations.get("k8s.io/initial-events-end") == "true" else None
         stored = self._decode(bytes(event.object))
         progress.events += 1
@@ -392,7 +392,7 @@ class Informer(Generic[T]):
         if event.type == "DELETED":
             staging.pop(stored.key, None)
         else:
-            staging[stored.key] = stored
+            staging[stored.key] = self._store.shared(stored)
         return None
 
     def _on_line(self, line: bytes, progress: _Progress) -> None:
@@ -401,7 +401,7 @@ class Informer(Generic[T]):
         progress.events += 1
         if event.type == "BOOKMARK":
             progress.bookmarks = True
-            version = _BOOKMARK.decode(event.object).metadata.resource_version
+            version = self._bookmark(event).resource_version
             self._store.advance(revision(version))
             self._machine.seen(progress.versions.event("BOOKMARK", version))
             return
@@ -423,9 +423,15 @@ class Informer(Generic[T]):
             if event.type == "ERROR":
                 status = msgspec.json.decode(event.object, type=dict[str, Any])
                 raise ApiError.from_status(status, code=InternalError.code)
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise DecodeError(f"the watch of {self._label} sent something that is not an event: {error}") from error
         return event
+
+    def _bookmark(self, event: _WatchLine) -> _WireMeta:
+        try:
+            return _BOOKMARK.decode(event.object).metadata
+        except UNDECODABLE as error:
+            raise DecodeError(f"the watch of {self._label} sent a bookmark without a version: {error}") from error
 
     def _decode(self, data: bytes) -> Stored[T] | None:
         """One object; None, counted and logged, for one that is not of this kind: it must not blind the informer."""

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast, final
 
 import msgspec
 
-from kaito.runtime.errors import DecodeError
+from kaito.runtime.errors import UNDECODABLE, DecodeError
 from kaito.runtime.resource import Key, Resource
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ def decode_meta(data: bytes) -> ObjectMeta:
     """The metadata of an encoded object. Raises DecodeError."""
     try:
         return _DOCUMENT.decode(data).metadata
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise DecodeError(f"not a Kubernetes object: {error}") from error
 
 
@@ -131,7 +131,7 @@ class Stored(Generic[T]):
     def __init__(self, resource: Resource[T], data: bytes) -> None:
         try:
             header = _HEADER.decode(data)
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise DecodeError(f"not a {resource.kind}: {error}") from error
         meta = header.metadata
         if not meta.name:
@@ -168,7 +168,7 @@ class Stored(Generic[T]):
         """The object as its resource's type; a new value that the caller may change. Raises DecodeError."""
         try:
             return self.resource.decode(self.data)
-        except ValueError as error:  # msgspec and pydantic errors are ValueErrors
+        except UNDECODABLE as error:  # pydantic's errors are ValueErrors, too
             raise DecodeError(f"{self.resource.kind} {self.key} does not decode: {error}") from error
 
     def __repr__(self) -> str:

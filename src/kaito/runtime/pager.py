@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from kaito.runtime.errors import DecodeError, Expired
+from kaito.runtime.errors import UNDECODABLE, DecodeError, Expired
 from kaito.runtime.resource import Resource
 from kaito.runtime.rest import Rest, refuse_table
 
@@ -83,7 +83,7 @@ async def _fetch(rest: Rest, resource: Resource[Any], path: str, query: Mapping[
     answer = await rest.send("GET", path, query=query, accept=accept)
     try:
         page = _PAGE.decode(answer.body)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise DecodeError(f"the answer to a list of {resource.group_resource} is not a list: {error}") from error
     refuse_table(page.kind, f"a list of {resource.group_resource}")
     return page

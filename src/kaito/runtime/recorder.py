@@ -8,6 +8,8 @@ that; the rest is dropped, as client-go's spam filter does.
 from __future__ import annotations
 
 import asyncio
+import re
+import uuid
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -34,6 +36,7 @@ FLUSH_TIME = 5.0
 """Seconds that stopping waits for what is still to be written."""
 
 _NOTE_LIMIT = 1024
+_EVENT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 
 _log = get_logger("events")
 
@@ -105,7 +108,7 @@ class EventWriter:
             self.dropped += 1
             return
         namespace = regarding.namespace or "default"
-        name = f"{regarding.name[:230]}.{int(moment.timestamp() * 1e9):x}"
+        name = _name(regarding.name, int(moment.timestamp() * 1e9))
         self._series[key] = _Series(name, namespace, 1, 1, now, now, format_micro_time(moment))
         body: dict[str, Any] = {
             "apiVersion": EVENTS.api_version,
@@ -195,6 +198,12 @@ class EventWriter:
         for owner, tokens in tuple(self._tokens.items()):
             if now - tokens.updated > SPAM_BURST * SPAM_REFILL:
                 del self._tokens[owner]
+
+
+def _name(regarding: str, number: int) -> str:
+    """Not every name of an object is one that an Event may have: a ClusterRole's may contain colons."""
+    name = f"{regarding[:230].rstrip('.-')}.{number:x}"
+    return name if _EVENT_NAME.match(name) else f"event-{uuid.uuid4()}"
 
 
 @final

@@ -103,6 +103,8 @@ class ReflectorMachine:
     def ended(self, step: Step, *, events: int, lasted: float, now: float) -> float:
         """The server closed the watch in an orderly way; seconds to wait before the next step."""
         if step.kind is StepKind.STREAM and not self._listed:
+            # A server that does not finish what it began to stream may still answer a list.
+            self._fallback = True
             return self._backoff.next(now)
         if events == 0 and lasted < SHORT_WATCH:
             self._listed = False

@@ -26,7 +26,8 @@ class Key(NamedTuple):
 class Resource(Generic[T]):
     """A resource of the API, with the codec of the type that its objects are read as.
 
-    Two resources share an informer when group, version, plural and ``metadata_only`` are equal.
+    Two resources are equal when group, version, plural and ``metadata_only`` are. They share an informer when their
+    objects are decoded by the same function, too.
     """
 
     group: str

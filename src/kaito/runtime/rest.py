@@ -6,6 +6,9 @@ of writes cannot keep a lease from being renewed.
 What is sent again: anything that was answered 429 or 5xx with ``Retry-After``; any request once after 401, where the
 credentials may have been renewed; a read once when its connection broke. A write whose connection broke is never sent
 again: it raises ``OutcomeUnknown``.
+
+Certificate files are looked at once a minute, and after a failed handshake. New ones are for new connections: an old
+connection goes on until what uses it has ended. Files that do not load leave the old ones in use.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import io
 import json
 import re
 import socket
-from collections.abc import AsyncIterator, Mapping
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, final
 from urllib.parse import urlsplit
@@ -28,7 +32,7 @@ from yarl import URL
 from kaito.runtime.backoff import retry_after
 from kaito.runtime.clock import Clock, SystemClock
 from kaito.runtime.config import RestConfig
-from kaito.runtime.errors import ApiError, NotAcceptable, OutcomeUnknown, TransportError
+from kaito.runtime.errors import ApiError, ConfigError, NotAcceptable, OutcomeUnknown, TransportError
 from kaito.runtime.flowcontrol import MAX_RETRIES, TokenBucket, retry_answer
 from kaito.runtime.lines import LineSplitter
 from kaito.runtime.log import get_logger
@@ -41,9 +45,15 @@ TLS_PERIOD = 60.0
 """Seconds between two looks at the certificate files."""
 
 _LARGE_BODY = 1 << 20
+_BROKEN = (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError, TimeoutError)
+"""What a connection can do to a request."""
 
 _log = get_logger("rest")
 _WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
+
+
+def _unguarded() -> None:
+    """Nothing stands against sending."""
 
 
 class Pool(enum.StrEnum):
@@ -75,7 +85,7 @@ class Stream:
         """The next whole lines, possibly none yet; None at the end. Raises TransportError, DecodeError."""
         try:
             chunk = await self._response.content.readany()
-        except (aiohttp.ClientError, OSError) as error:
+        except _BROKEN as error:
             raise TransportError(f"the stream broke: {_words(error)}") from error
         return self._splitter.feed(chunk) if chunk else None
 
@@ -104,6 +114,7 @@ class Rest:
         self._bucket = TokenBucket(config.qps, config.burst)
         self._sessions: dict[Pool, _Session] = {}
         self._retired: set[_Session] = set()
+        self._tls: ssl.SSLContext | None = None
         self._tls_fingerprint = ""
         self._tls_checked = float("-inf")
         self._warned: set[str] = set()
@@ -119,14 +130,20 @@ class Rest:
         accept: str = "application/json",
         timeout: float = REQUEST_TIMEOUT,
         pool: Pool = Pool.API,
+        guard: Callable[[], None] = _unguarded,
     ) -> Answer:
-        """One request and its whole answer. Raises ApiError for 4xx and 5xx, TransportError, ConfigError."""
+        """One request and its whole answer. Raises ApiError for 4xx and 5xx, TransportError, ConfigError.
+
+        ``guard`` is called each time before the request goes out, however long that had to wait; it raises to prevent it.
+        """
         if pool is Pool.API and self.config.qps:
             waited = await self._bucket.acquire()
             self._metrics.rate_limiter_duration.labels(method, self._host).observe(waited)
         authorized = reconnected = False
-        for attempt in range(MAX_RETRIES + 1):
+        retries = 0
+        while True:
             authorization = await self.config.credentials.authorization()
+            guard()
             try:
                 answer = await self._once(method, path, query, body, content_type, accept, timeout, pool, authorization)
             except TransportError as error:
@@ -141,14 +158,14 @@ class Rest:
                 authorized = True
                 continue
             delay = retry_after(answer.headers.get("Retry-After"), self._clock.now())
-            if attempt < MAX_RETRIES and retry_answer(answer.code, delay):
+            if retries < MAX_RETRIES and retry_answer(answer.code, delay):
+                retries += 1
                 self._metrics.request_retries_total.labels(str(answer.code), method, self._host).inc()
                 await asyncio.sleep(delay or 0.0)
                 if pool is Pool.API:
                     await self._bucket.acquire()
                 continue
             raise _error(answer, delay)
-        raise AssertionError("the last attempt returns or raises")
 
     async def _once(
         self,
@@ -179,13 +196,15 @@ class Rest:
                     data=_payload(body),
                     headers=headers,
                     timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT),
+                    server_hostname=self.config.tls.server_name,
                 ) as response,
             ):
                 content = await response.read()
                 code = str(response.status)
                 self._warn(response.headers.getall("Warning", ()))
                 return Answer(response.status, response.headers, content)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except _BROKEN as error:
+            self._suspect(error)
             text = f"{method} {self.config.server}{path}: {_words(error)}"
             never_sent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
             if never_sent or method == "GET":
@@ -209,29 +228,33 @@ class Rest:
             headers["Authorization"] = authorization
         async with self._use(Pool.WATCH) as client:
             code = "<error>"
+            response = None
             try:
-                async with asyncio.timeout(REQUEST_TIMEOUT):
-                    response = await client.get(
-                        self._url(path, query),
-                        headers=headers,
-                        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
-                    )
-                code = str(response.status)
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                raise TransportError(f"watch {self.config.server}{path}: {_words(error)}") from error
-            finally:
-                self._metrics.requests_total.labels(code, "GET", self._host).inc()
-            try:
+                try:
+                    async with asyncio.timeout(REQUEST_TIMEOUT):
+                        response = await client.get(
+                            self._url(path, query),
+                            headers=headers,
+                            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+                            server_hostname=self.config.tls.server_name,
+                        )
+                        refusal = await response.read() if response.status >= 400 else b""
+                    code = str(response.status)
+                except _BROKEN as error:
+                    self._suspect(error)
+                    raise TransportError(f"watch {self.config.server}{path}: {_words(error)}") from error
+                finally:
+                    self._metrics.requests_total.labels(code, "GET", self._host).inc()
                 if response.status >= 400:
-                    body = await response.read()
                     if response.status == 401:
                         self.config.credentials.rejected(authorization)
                     delay = retry_after(response.headers.get("Retry-After"), self._clock.now())
-                    raise _error(Answer(response.status, response.headers, body), delay)
+                    raise _error(Answer(response.status, response.headers, refusal), delay)
                 yield Stream(response)
             finally:
-                # Not released to the pool: a watch that is left has unread events on its connection.
-                response.close()
+                if response is not None:
+                    # Not released to the pool: a watch that is left has unread events on its connection.
+                    response.close()
 
     def _url(self, path: str, query: Mapping[str, str] | None) -> URL:
         url = self._base.join(URL(path.lstrip("/"), encoded=True))
@@ -260,28 +283,42 @@ class Rest:
                 await session.client.close()
 
     async def _reload_tls(self) -> None:
+        """Let new connections use what the certificate files hold. Raises ConfigError where none have ever loaded."""
         now = self._clock.monotonic()
-        if now - self._tls_checked < TLS_PERIOD:
+        if now - self._tls_checked < TLS_PERIOD or not self.config.server.startswith("https:"):
+            return
+        try:
+            fingerprint = self.config.tls.fingerprint()
+            if fingerprint != self._tls_fingerprint:
+                self._tls = self.config.tls.context()
+        except ConfigError as error:
+            if self._tls is None:
+                raise
+            self._tls_checked = now
+            _log.warning("kept the old TLS certificates for the API server", error=str(error))
             return
         self._tls_checked = now
-        if not self.config.server.startswith("https:"):
-            return
-        fingerprint = self.config.tls.fingerprint()
         if fingerprint == self._tls_fingerprint:
             return
         self._tls_fingerprint = fingerprint
-        for session in self._sessions.values():
+        # Replaced before anything is awaited: nobody may be given a session that is being closed.
+        outdated, self._sessions = list(self._sessions.values()), {}
+        for session in outdated:
             session.retired = True
-            if session.users:
-                self._retired.add(session)
-            else:
+        self._retired.update(outdated)
+        for session in outdated:
+            if not session.users:
+                self._retired.discard(session)
                 await session.client.close()
-        self._sessions.clear()
+
+    def _suspect(self, error: BaseException) -> None:
+        """After a failed handshake the certificate files are looked at again at once: they may be the reason."""
+        if isinstance(error, aiohttp.ClientSSLError):
+            self._tls_checked = float("-inf")
 
     def _connect(self, pool: Pool) -> aiohttp.ClientSession:
-        secure = self.config.server.startswith("https:")
         connector = aiohttp.TCPConnector(
-            ssl=self.config.tls.context() if secure else False,
+            ssl=self._tls if self._tls is not None else False,
             limit=_POOL_LIMITS[pool],
             keepalive_timeout=30.0,  # shorter than the API server's, so that it is never the first to close
             socket_factory=_socket,

@@ -43,6 +43,13 @@ class Store(Generic[T]):
     def get(self, key: Key) -> Stored[T] | None:
         return self._objects.get(key)
 
+    def shared(self, stored: Stored[T]) -> Stored[T]:
+        """What is in the store already, where ``stored`` is the same version: a list that is taken again costs no memory."""
+        known = self._objects.get(stored.key)
+        if known is None or (known.uid, known.resource_version) != (stored.uid, stored.resource_version):
+            return stored
+        return known
+
     def snapshot(self, namespace: str = "") -> tuple[Stored[T], ...]:
         """All objects, or those of one namespace; later changes do not show."""
         if not namespace:

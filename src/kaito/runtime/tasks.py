@@ -6,13 +6,17 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, final
 
+_MOMENT = 0.01
+"""Seconds; a few turns of the event loop."""
+
 
 @final
 class TaskScope:
     """Owns background tasks.
 
-    A task that fails hands its error to ``on_error`` at once, so that nobody has to wait for it to be noticed. ``aclose``
-    cancels what still runs and returns only when all of it has ended.
+    A task that fails, or that ends by a cancellation which nobody asked of it, hands its error to ``on_error`` at once, so
+    that nobody has to wait for it to be noticed. ``aclose`` cancels what still runs and returns only when all of it has
+    ended.
     """
 
     def __init__(self, on_error: Callable[[str, BaseException], None]) -> None:
@@ -30,7 +34,10 @@ class TaskScope:
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            if not task.cancelling():
+                self._on_error(task.get_name(), RuntimeError("it awaited something that was cancelled"))
+        elif (error := task.exception()) is not None:
             self._on_error(task.get_name(), error)
 
     async def join(self) -> None:
@@ -42,8 +49,9 @@ class TaskScope:
         """Cancel all tasks and give them until ``deadline``, in the event loop's time, to end; then cancel them again."""
         for task in self._tasks:
             task.cancel()
-        left = deadline - asyncio.get_running_loop().time()
-        if self._tasks and left > 0:
+        if self._tasks:
+            # Without any time left each still gets a moment to learn of the first cancellation before the second one.
+            left = max(_MOMENT, deadline - asyncio.get_running_loop().time())
             await asyncio.wait(self._tasks, timeout=left)
         await self.aclose()
 

@@ -357,13 +357,13 @@ class WorkQueue(Generic[K]):
 
     def _fire(self) -> None:
         self._timer = None
-        before = self._queue.ready
         # A timer may fire a clock tick early; what is due within that tick counts as due.
         upcoming = self._queue.promote(max(self._time(), self._timer_due))
         if upcoming is not None:
             self._arm(upcoming)
         if self._queue.ready:
-            for _ in range(1 if before else len(self._getters)):
+            # Any number of keys may have become ready; a getter that finds none left goes on waiting.
+            for _ in range(len(self._getters)):
                 self._wake()
 
     def shut_down(self) -> None:
