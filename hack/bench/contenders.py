@@ -16,9 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hack.bench.widgets import GROUP, PLURAL, STAMP, VERSION
-
-_BEGAN = time.monotonic()
+from hack.bench.names import GROUP, PLURAL, STAMP, STARTED, VERSION
 
 
 def resident() -> tuple[float, float]:
@@ -43,7 +41,7 @@ class Report:
         if self._left:
             self._left.discard(name)
             if not self._left:
-                self.say("reconciled", seconds=time.monotonic() - _BEGAN)
+                self.say("reconciled", seconds=(time.monotonic_ns() - int(os.environ[STARTED])) / 1e9)
             return
         if STAMP in annotations:
             self._latencies.append((time.monotonic_ns() - int(annotations[STAMP])) / 1e9)

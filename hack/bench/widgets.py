@@ -8,14 +8,12 @@ from typing import Any
 
 import msgspec
 
+from hack.bench.names import GROUP, NAMESPACE, PLURAL, STAMP, VERSION
 from kaito.runtime import Client, NotFound, manifest_resource
 from kaito.runtime.errors import AlreadyExists
 from kaito.runtime.resource import CUSTOM_RESOURCE_DEFINITIONS, NAMESPACES
 
-GROUP, VERSION, PLURAL, NAMESPACE = "bench.kaito.sh", "v1", "widgets", "bench"
 WIDGETS = manifest_resource(GROUP, VERSION, "Widget", PLURAL)
-STAMP = "bench.kaito.sh/changed-at"
-"""Annotation with the time of a change: CLOCK_MONOTONIC in nanoseconds, which all processes of a machine share."""
 
 _WRITERS = 16
 
