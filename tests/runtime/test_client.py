@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from kaito.devcluster.apiserver import ApiServer
 from kaito.devcluster.apiserver.faults import Fault
@@ -20,6 +21,7 @@ from kaito.runtime import (
     OutcomeUnknown,
     PatchType,
     Rest,
+    RuntimeMetrics,
     TransportError,
     add_finalizer,
     owner_reference,
@@ -29,6 +31,7 @@ from kaito.runtime import (
 from kaito.runtime.client import meta_of
 from kaito.runtime.errors import InternalError, ServiceUnavailable, TooManyRequests
 from kaito.runtime.resource import CONFIG_MAPS, DEPLOYMENTS, Manifest
+from support.scripted import scripted
 
 
 def config_map(name: str, namespace: str, data: dict[str, str] | None = None, **metadata: Any) -> Manifest:
@@ -240,3 +243,21 @@ async def test_a_server_that_is_not_there_is_a_transport_error(client: Client, e
     with pytest.raises(TransportError) as caught:
         await client.create(CONFIG_MAPS, config_map("a", "default"))
     assert not isinstance(caught.value, OutcomeUnknown), "a refused connection has sent nothing"
+
+
+async def test_a_finalizer_that_is_there_twice_goes_as_one() -> None:
+    """Pitfall 81."""
+    patches: list[Any] = []
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        patches.append(await request.json())
+        return web.json_response(config_map("a", "n"))
+
+    async with scripted(respond) as script:
+        rest = Rest(script.config, RuntimeMetrics())
+        held = ObjectMeta(name="a", namespace="n", uid="u", resource_version="5", finalizers=("x", "ours", "y", "ours"))
+        assert await remove_finalizer(Client(rest), CONFIG_MAPS, held, "ours") is not None
+        await rest.aclose()
+    ((same_uid, same_version, change),) = patches
+    assert (same_uid["op"], same_version["op"]) == ("test", "test")
+    assert (same_uid["value"], same_version["value"], change["value"]) == ("u", "5", ["x", "y"])

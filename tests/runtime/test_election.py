@@ -158,7 +158,7 @@ async def test_a_failing_server_is_asked_at_the_retry_period_and_not_more(server
     task = asyncio.create_task(make(line).acquire())
     await asyncio.sleep(60.0)
     await cancel_and_wait(task)
-    assert 60 / (2.0 * 1.2) <= attempts <= 31
+    assert 60 / 2.0 <= attempts <= 60 / (2.0 / 1.2) + 1
 
 
 @pytest.mark.looptime
@@ -539,7 +539,7 @@ _lives = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(lives=st.lists(_lives, min_size=2, max_size=3))
 def test_whatever_the_network_and_the_clocks_do_two_never_write_at_once_and_in_the_end_one_leads(
     lives: list[Life],

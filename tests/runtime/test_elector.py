@@ -73,6 +73,7 @@ def test_a_lease_runs_out_by_its_own_duration_counted_from_when_it_was_seen_to_c
     observation.observe(other(lease_duration_seconds=60), 130.0)
     assert observation.held_by_other(159.0)
     assert not observation.held_by_other(160.0)
+    assert observation.free_in(159.0) == 1.0
 
 
 def test_any_change_starts_the_time_anew_even_with_clocks_that_disagree() -> None:

@@ -48,8 +48,3 @@ async def test_secrets_are_mirrored(control_plane: ControlPlane, client: Client,
     finally:
         manager.stop()
         await running
-
-
-def test_the_documentation_shows_it_as_it_is() -> None:
-    documentation = EXAMPLE.parents[1] / "docs" / "runtime.md"
-    assert f"```python\n{EXAMPLE.read_text()}```" in documentation.read_text()

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 
-from kaito.runtime import Client, Rest, RuntimeMetrics
-from kaito.runtime.errors import NotAcceptable
+from kaito.runtime import Cache, Client, Resource, Rest, RuntimeMetrics, manifest_resource, metadata_resource
+from kaito.runtime.errors import Expired, NotAcceptable
 from kaito.runtime.informer import Informer, Scope
 from kaito.runtime.reflector import ReflectorMachine
 from kaito.runtime.resource import CONFIG_MAPS, PODS
-from kaito.runtime.tasks import cancel_and_wait
+from kaito.runtime.tasks import TaskScope, cancel_and_wait
 from support.controlplane import ControlPlane
 from support.proxy import Proxy
 from support.scripted import Respond, Scripted, event, listing, pod, scripted, status, stream
@@ -24,12 +27,16 @@ from support.waiting import eventually
 
 
 @asynccontextmanager
-async def following(respond: Respond) -> AsyncIterator[tuple[Scripted, Informer[Any]]]:
+async def following(respond: Respond, *, streaming: bool = False) -> AsyncIterator[tuple[Scripted, Informer[Any]]]:
     """An informer of pods that lists and watches a scripted server."""
     async with scripted(respond) as script:
         rest = Rest(script.config, RuntimeMetrics())
         informer = Informer(
-            rest, PODS, Scope("n"), metrics=RuntimeMetrics(), machine=ReflectorMachine(streaming=False, rng=lambda: 0.0)
+            rest,
+            PODS,
+            Scope("n"),
+            metrics=RuntimeMetrics(),
+            machine=ReflectorMachine(streaming=streaming, rng=lambda: 0.0),
         )
         task = asyncio.create_task(informer.run())
         try:
@@ -59,7 +66,23 @@ async def test_an_object_of_five_megabytes_passes_as_list_item_and_as_event() ->
         assert found["spec"]["text"] == big
 
 
-async def test_garbage_on_the_stream_is_survived_by_a_new_list() -> None:
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"<html>bad gateway</html>",
+        b'{"type":"ADDED","object":{"metadata":{"name":"\xff"}',
+        b'{"type":"\xff\xfe","object":{}}',
+        b'{"type":"BOOKMARK","object":null}',
+        b'{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":7}}}',
+        b'{"type":"ERROR","object":[]}',
+        b'{"type":"NEWS","object":{"kind":"Pod","metadata":{"name":"x"}}}',
+        b'{"type":"ADDED"}',
+        b"[" * 100_000,
+        b"null",
+    ],
+    ids=lambda garbage: garbage[:30].decode(errors="replace"),
+)
+async def test_garbage_on_the_stream_is_survived_by_a_new_list(garbage: bytes) -> None:
     lists = 0
 
     async def respond(request: web.Request) -> web.StreamResponse:
@@ -67,9 +90,7 @@ async def test_garbage_on_the_stream_is_survived_by_a_new_list() -> None:
         if "watch" in request.query:
             if lists > 1:
                 return await stream(request)
-            return await stream(
-                request, event("ADDED", pod("a", 5)), b"<html>bad gateway</html>\n", event("ADDED", pod("never", 6))
-            )
+            return await stream(request, event("ADDED", pod("a", 5)), garbage + b"\n", event("ADDED", pod("never", 6)))
         lists += 1
         return listing(*([pod("b", 7)] if lists > 1 else []), version=1 if lists == 1 else 8)
 
@@ -274,3 +295,254 @@ async def test_server_warnings_are_logged_once(capsys: pytest.CaptureFixture[str
         await rest.aclose()
     captured = capsys.readouterr()
     assert (captured.out + captured.err).count("widgets are deprecated") == 1
+
+
+async def test_an_object_that_is_not_utf_8_is_skipped() -> None:
+    latin = b'{"type":"ADDED","object":{"kind":"Pod","metadata":{"name":"\xe9"}}}\n'
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        if "watch" in request.query:
+            return await stream(request, latin, event("ADDED", pod("a", 5)))
+        return listing()
+
+    async with following(respond) as (script, informer):
+        await eventually(lambda: names(informer) == {"a"})
+        assert script.count(watch=True) == 1
+
+
+async def test_a_list_with_one_object_twice_is_a_list_with_that_object() -> None:
+    """Pitfall 19."""
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        if "watch" in request.query:
+            return await stream(request)
+        return listing(pod("a", 1), pod("a", 1), pod("b", 2), version=2)
+
+    async with following(respond) as (_, informer):
+        await eventually(lambda: informer.synced)
+        assert names(informer) == {"a", "b"}
+
+
+def streamed(request: web.Request, *objects: dict[str, Any], version: int) -> list[bytes]:
+    """The initial part of a streaming list."""
+    assert request.query["sendInitialEvents"] == "true"
+    assert request.query["resourceVersionMatch"] == "NotOlderThan"
+    metadata = {"resourceVersion": str(version), "annotations": {"k8s.io/initial-events-end": "true"}}
+    return [*(event("ADDED", obj) for obj in objects), event("BOOKMARK", {"kind": "Pod", "metadata": metadata})]
+
+
+async def test_the_state_is_streamed_once_stripped_and_complete_only_at_the_right_bookmark() -> None:
+    """Pitfalls 18, 20 and 29."""
+    watches: list[dict[str, str]] = []
+    more = asyncio.Event()
+    managed = pod("a", 1)
+    managed["metadata"]["managedFields"] = [{"manager": "kubectl"}]
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        watches.append(dict(request.query))
+        if len(watches) > 1:
+            return await stream(request)
+        lines = streamed(request, managed, pod("gone", 2), pod("b", 3), version=9)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        other = {
+            "kind": "Pod",
+            "metadata": {"resourceVersion": "8", "annotations": {"k8s.io/initial-events-end": "no"}},
+        }
+        for line in [*lines[:3], event("BOOKMARK", other), event("DELETED", pod("gone", 8))]:
+            await response.write(line)
+        await more.wait()
+        await response.write(lines[3])
+        return response
+
+    async with following(respond, streaming=True) as (_, informer):
+        told: list[tuple[str, bool, bool]] = []
+        informer.add_handler(lambda event: told.append((event.current.key.name, event.initial, informer.synced)))
+        await eventually(lambda: watches)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert not informer.synced
+        assert names(informer) == set()
+        more.set()
+        await informer.wait_synced()
+        assert told == [("a", True, False), ("b", True, False)], "synced means that every handler has been told"
+        stored = informer.lister(lambda: None).stored("a", "n")
+        assert stored is not None
+        assert b"managedFields" not in stored.data
+        await eventually(lambda: len(watches) == 2)
+    assert "sendInitialEvents" not in watches[1]
+    assert watches[1]["resourceVersion"] == "9"
+
+
+async def test_a_server_that_never_finishes_streaming_is_listed() -> None:
+    async def respond(request: web.Request) -> web.StreamResponse:
+        if "sendInitialEvents" in request.query:
+            return await stream(request, event("ADDED", pod("a", 1)), hold=False)
+        return await stream(request) if "watch" in request.query else listing(pod("a", 1), version=5)
+
+    async with following(respond, streaming=True) as (script, informer):
+        await eventually(lambda: informer.synced)
+        assert names(informer) == {"a"}
+        assert script.count(watch=False) == 1
+
+
+async def test_a_watch_is_left_by_closing_its_connection() -> None:
+    """Pitfalls 13 and 106: whatever the reason for leaving it."""
+    left = 0
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        nonlocal left
+        if "watch" not in request.query:
+            return listing()
+        try:
+            return await stream(request, *([b"garbage\n"] if left == 0 else [event("ADDED", pod("a", 5))]))
+        finally:
+            left += 1
+
+    async with following(respond) as (_, informer):
+        await eventually(lambda: left == 1)
+        await eventually(lambda: names(informer) == {"a"})
+    await eventually(lambda: left == 2)
+
+
+async def test_leaving_between_two_pages_leaves_nothing_open() -> None:
+    """Pitfall 106."""
+    reached = asyncio.Event()
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        if "continue" in request.query:
+            reached.set()
+            await asyncio.Event().wait()
+        return listing(pod("a", 1), version=9, **{"continue": "second"})
+
+    async with following(respond) as (_, informer):
+        await reached.wait()
+        assert not informer.synced
+
+
+async def test_a_list_taken_again_needs_no_memory_for_what_did_not_change() -> None:
+    """Pitfall 34."""
+    pods = [pod(f"p{number}", number + 1, text="x" * 2000) for number in range(2000)]
+    pages = [
+        listing(*pods[start : start + 500], version=5000, **({"continue": str(start + 500)} if start < 1500 else {}))
+        for start in range(0, 2000, 500)
+    ]
+    bodies = [page.body for page in pages]
+    lists = 0
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        nonlocal lists
+        if "watch" in request.query:
+            return await stream(request, hold=False) if lists == 1 else await stream(request)
+        start = int(request.query.get("continue", "0"))
+        lists += start == 0
+        return web.Response(body=bodies[start // 500], content_type="application/json")
+
+    tracemalloc.start()
+    try:
+        async with following(respond) as (_, informer):
+            await informer.wait_synced()
+            assert informer.status().objects == 2000
+            steady = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            await eventually(lambda: lists == 2 and informer.status().phase == "watching")
+            peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    page = len(str(bodies[0]))
+    assert peak - steady < 5 * page, "a few copies of one page, and not of everything"
+
+
+async def test_a_large_list_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pitfall 107: with slices of no length, there is a turn of the event loop between any two objects."""
+    monkeypatch.setattr("kaito.runtime.informer.SLICE", 0.0)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        if "watch" not in request.query:
+            return listing(*(pod(f"p{number}", number + 1) for number in range(500)), version=1000)
+        lines = [event("MODIFIED", pod(f"p{number}", 2000 + number)) for number in range(500)]
+        return await stream(request, b"".join(lines))
+
+    async with following(respond) as (_, informer):
+        told: dict[str, set[int]] = {}
+        informer.add_handler(lambda event: told.setdefault(event.type.value, set()).add(turns))
+        other = asyncio.create_task(count())
+        await eventually(lambda: informer.status().resource_version == 2499)
+        await cancel_and_wait(other)
+    assert {kind: len(when) for kind, when in told.items()} == {"ADDED": 500, "UPDATED": 500}
+
+
+async def test_metadata_alone_has_its_kind() -> None:
+    """Pitfall 40: servers leave it out of lists, and say PartialObjectMetadata in watches."""
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        partial = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
+        if "watch" in request.query:
+            return await stream(request, event("ADDED", {**partial, "metadata": pod("b", 5)["metadata"]}))
+        return listing({"metadata": pod("a", 1)["metadata"]})
+
+    async with scripted(respond) as script:
+        rest = Rest(script.config, RuntimeMetrics())
+        informer = Informer(
+            rest,
+            metadata_resource(PODS),
+            Scope("n"),
+            metrics=RuntimeMetrics(),
+            machine=ReflectorMachine(streaming=False),
+        )
+        task = asyncio.create_task(informer.run())
+        await eventually(lambda: informer.status().objects == 2)
+        for stored in informer.lister(lambda: None).stored_list():
+            document = json.loads(stored.data)
+            assert (document["kind"], document["apiVersion"]) == ("Pod", "v1")
+        await cancel_and_wait(task)
+        await rest.aclose()
+
+
+async def test_one_resource_read_as_two_types_gives_each_reader_its_own() -> None:
+    class Pod(msgspec.Struct):
+        kind: str
+
+    typed = Resource("", "v1", "Pod", "pods", True, msgspec.json.Decoder(Pod).decode, msgspec.json.encode)
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        if "sendInitialEvents" in request.query:
+            return status(400, "BadRequest", "sendInitialEvents is not known here")
+        return await stream(request) if "watch" in request.query else listing(pod("a", 1))
+
+    async with scripted(respond) as script:
+        rest = Rest(script.config, RuntimeMetrics())
+        cache = Cache(rest, RuntimeMetrics())
+        plain, structs = cache.lister(PODS), cache.lister(typed)
+        again = manifest_resource("", "v1", "Pod", "pods")
+        assert cache.informer(again) is cache.informer(PODS)
+        cache.add_index(PODS, "name", lambda stored: [stored.key.name])  # before anything runs or exists
+        tasks = TaskScope(lambda name, error: None)
+        cache.start(tasks)
+        await cache.wait_synced(5)
+        assert isinstance(plain.get("a", "n"), dict)
+        assert structs.get("a", "n") == Pod("Pod")
+        assert [stored.key.name for stored in plain.by_index("name", "a")] == ["a"]
+        await tasks.aclose()
+        await rest.aclose()
+
+
+async def test_a_first_page_that_expired_is_the_callers_to_deal_with() -> None:
+    """Pitfall 8."""
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        return status(410, "Expired", "too old")
+
+    async with scripted(respond) as script:
+        rest = Rest(script.config, RuntimeMetrics())
+        with pytest.raises(Expired):
+            await Client(rest).list(PODS, "n")
+        assert len(script.requests) == 1
+        await rest.aclose()

@@ -41,6 +41,8 @@ from kaito.runtime.rest import Pool, Rest
 FENCE_MARGIN = 1.0
 """Seconds before the end of the lease from which a leader no longer writes."""
 JITTER = 1.2
+_MOMENT = 0.01
+"""Seconds that a try waits at least, so that clocks which differ a little cannot make it spin."""
 HEALTH_GRACE = 20.0
 """Seconds past its lease after which a leader that has not renewed reports itself unhealthy."""
 
@@ -107,10 +109,14 @@ class LeaseObservation:
 
     def held_by_other(self, now: float) -> bool:
         """Whether somebody else holds the lease and it has not run out; its own duration counts, not ours."""
+        return self.free_in(now) > 0
+
+    def free_in(self, now: float) -> float:
+        """Seconds until another holder's lease runs out, if it stays silent; not above 0 where it is free."""
         record = self.record
         if record is None or not record.holder_identity or self.mine:
-            return False
-        return now < self.changed_at + (record.lease_duration_seconds or 0)
+            return 0.0
+        return self.changed_at + (record.lease_duration_seconds or 0) - now
 
     def desired(self, config: ElectionConfig, moment: str) -> LeaseSpec:
         """The record with which this process takes or keeps the lease at wall-clock time ``moment``."""
@@ -208,7 +214,11 @@ class Elector:
             if self.holder != seen:
                 seen = self.holder
                 _log.info("waiting for the lease", lease=self.config.name, holder=seen)
-            await asyncio.sleep(self.config.retry_period * random.uniform(1.0, JITTER))
+            # Never later than one retry period, and at once when the lease can be had: so that a silent leader is replaced
+            # within the lease duration and one retry period.
+            delay = self.config.retry_period * random.uniform(1.0 / JITTER, 1.0)
+            free_in = self._observation.free_in(self._clock.monotonic())
+            await asyncio.sleep(max(_MOMENT, free_in) if 0 < free_in < delay else delay)
 
     async def keep(self) -> None:
         """Renew until cancelled. Raises LeadershipLost once the renew deadline has passed without a renewal."""
