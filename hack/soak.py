@@ -33,6 +33,7 @@ from kaito.runtime.events import Event  # noqa: E402
 from kaito.runtime.informer import Informer, Scope  # noqa: E402
 from kaito.runtime.resource import CONFIG_MAPS  # noqa: E402
 from kaito.runtime.tasks import cancel_and_wait  # noqa: E402
+from kaito.runtime.workqueue import WorkQueue  # noqa: E402
 from support.controlplane import of_server  # noqa: E402 - this file is run as a script
 from support.proxy import Proxy  # noqa: E402
 
@@ -49,6 +50,15 @@ def resident() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def sockets() -> int:
+    """Open sockets of this process."""
+    links = []
+    for entry in tuple(Path("/proc/self/fd").iterdir()):
+        with contextlib.suppress(FileNotFoundError):  # the listing's own descriptor
+            links.append(str(entry.readlink()))
+    return sum(link.startswith("socket:") for link in links)
+
+
 class Follower:
     """An informer with a handler that keeps its own view, as a controller would."""
 
@@ -58,10 +68,27 @@ class Follower:
         )
         self.view: dict[Key, Stored[Any]] = {}
         self.seen: Counter[str] = Counter()
+        self.queue: WorkQueue[Key] = WorkQueue()
+        self.reconciled: dict[str, str] = {}
+        """Versions that were last reconciled, by name."""
+        self._lister = self.informer.lister(lambda: None)
         self.informer.add_handler(self._handle)
+
+    async def reconcile(self) -> None:
+        """What a controller's worker does: take a key, read the cache, act."""
+        while True:
+            key, _ = await self.queue.get()
+            stored = self._lister.stored(key.name, key.namespace)
+            await asyncio.sleep(0)
+            if stored is None:
+                self.reconciled.pop(key.name, None)
+            else:
+                self.reconciled[key.name] = stored.resource_version
+            self.queue.done(key)
 
     def _handle(self, event: Event[Any]) -> None:
         key = event.current.key
+        self.queue.add(key)
         self.seen[event.type] += 1
         if event.new is None:
             del self.view[key]
@@ -155,7 +182,7 @@ async def converged(followers: list[Follower], server: Client, deadline: float) 
         listed = await server.list(CONFIG_MAPS, NAMESPACE)
         truth = {item["metadata"]["name"]: item["metadata"]["resourceVersion"] for item in listed}
         views = [{key.name: stored.resource_version for key, stored in follower.view.items()} for follower in followers]
-        if all(view == truth for view in views):
+        if all(view == truth for view in [*views, *(follower.reconciled for follower in followers)]):
             return truth
         if time.monotonic() > deadline:
             raise SystemExit(
@@ -173,7 +200,9 @@ async def soak(minutes: float, seed: int) -> None:
         client = Client(direct)
         tasks_before = len(asyncio.all_tasks())
         followers = [Follower(rest) for _ in range(INFORMERS)]
+        sockets_before = sockets()
         running = [asyncio.create_task(follower.informer.run()) for follower in followers]
+        running += [asyncio.create_task(follower.reconcile()) for follower in followers]
         weather = Weather(server, proxy, rng)
         truth: dict[str, str] = {}
         written: Counter[str] = Counter()
@@ -204,9 +233,13 @@ async def soak(minutes: float, seed: int) -> None:
         await direct.aclose()
         await asyncio.sleep(0.5)
         left = [task.get_name() for task in asyncio.all_tasks()]
-        print(f"store == server: {len(final)} objects in {INFORMERS} stores; seen {[dict(f.seen) for f in followers]}")
+        print(
+            f"store == server == reconciled: {len(final)} objects in {INFORMERS} stores; seen {[dict(f.seen) for f in followers]}"
+        )
         if len(left) > tasks_before:
             raise SystemExit(f"FAILED: tasks left behind: {left}")
+        if sockets() > sockets_before:
+            raise SystemExit(f"FAILED: {sockets() - sockets_before} sockets left open")
         settled = memory[len(memory) // 2 :]
         if len(settled) >= 4:
             slope = statistics.linear_regression([t for t, _ in settled], [mb for _, mb in settled]).slope * 60
