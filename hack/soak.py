@@ -233,9 +233,8 @@ async def soak(minutes: float, seed: int) -> None:
         await direct.aclose()
         await asyncio.sleep(0.5)
         left = [task.get_name() for task in asyncio.all_tasks()]
-        print(
-            f"store == server == reconciled: {len(final)} objects in {INFORMERS} stores; seen {[dict(f.seen) for f in followers]}"
-        )
+        print(f"store == server == reconciled: {len(final)} objects in {INFORMERS} stores")
+        print(f"seen: {[dict(follower.seen) for follower in followers]}")
         if len(left) > tasks_before:
             raise SystemExit(f"FAILED: tasks left behind: {left}")
         if sockets() > sockets_before:
