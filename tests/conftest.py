@@ -7,6 +7,7 @@ import gc
 import secrets
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
 from kaito.runtime import Client, Rest, RestConfig, RuntimeMetrics
 from kaito.runtime.resource import NAMESPACES
 from support.controlplane import ControlPlane, external, of_server
+from support.front import Front
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -79,11 +81,12 @@ def external_config() -> Iterator[RestConfig | None]:
 @pytest.fixture
 async def control_plane(external_config: RestConfig | None) -> AsyncIterator[ControlPlane]:
     """The API server of component tests."""
-    if external_config is not None:
-        yield ControlPlane(external_config)
-        return
-    async with ApiServer(ApiServerOptions(bookmark_interval=0.2)) as server:
-        yield ControlPlane(of_server(server), server)
+    async with AsyncExitStack() as stack:
+        config = external_config
+        if config is None:
+            config = of_server(await stack.enter_async_context(ApiServer(ApiServerOptions(bookmark_interval=0.2))))
+        front = await stack.enter_async_context(Front(config))
+        yield ControlPlane(front.config, front)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from kaito.provisioner import load_provider
 from kaito.runtime import AlreadyExists, Client, Manager, ManagerOptions, NotFound, RestConfig
 from kaito.runtime.resource import CUSTOM_RESOURCE_DEFINITIONS, DEPLOYMENTS, EVENTS, NODES, SERVICES
 from support.controlplane import ControlPlane
+from support.nodes import join
 from support.waiting import eventually
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -50,9 +51,9 @@ async def install(client: Client) -> None:
 
 @pytest.fixture
 async def cloud(client: Client) -> AsyncIterator[ArmEmulator]:
-    async def join(pool: Pool) -> None:
+    async def arrive(pool: Pool) -> None:
         for node in build_nodes(pool):
-            await client.create(NODES, node)
+            await join(client, node)
 
     async def leave(pool: Pool) -> None:
         for index in pool.instances:
@@ -60,7 +61,7 @@ async def cloud(client: Client) -> AsyncIterator[ArmEmulator]:
                 await client.delete(NODES, pool.node_name(index))
 
     options = ArmOptions(create_seconds=0.1, delete_seconds=0.1)
-    async with ArmEmulator(options, on_pool_ready=join, on_pool_gone=leave) as emulator:
+    async with ArmEmulator(options, on_pool_ready=arrive, on_pool_gone=leave) as emulator:
         yield emulator
 
 

@@ -12,7 +12,6 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaito.devcluster.apiserver import ApiServer
 from kaito.devcluster.apiserver.faults import Fault
 from kaito.runtime import (
     Client,
@@ -29,6 +28,7 @@ from kaito.runtime import (
 from kaito.runtime.health import HttpServer
 from kaito.runtime.resource import CONFIG_MAPS, DEPLOYMENTS, SERVICES, Manifest
 from kaito.runtime.semantics import equal, merge_patch
+from support.front import Front
 
 
 def config_map(namespace: str, **data: str) -> Manifest:
@@ -78,11 +78,11 @@ async def test_what_is_missing_is_created_and_then_updated(client: Client, names
 
 @BOTH
 async def test_nothing_is_written_where_the_meaning_is_the_same(
-    client: Client, emulated: ApiServer, namespace: str, write: Any
+    client: Client, front: Front, namespace: str, write: Any
 ) -> None:
     """Pitfall 80."""
     before = await client.create(DEPLOYMENTS, deployment(namespace))
-    faults = [emulated.faults.add(Fault(verb, count=-1)) for verb in ("update", "patch")]
+    faults = [front.faults.add(Fault(verb, count=-1)) for verb in ("update", "patch")]
 
     def mutate(obj: Manifest) -> Manifest:
         spec = obj["spec"]["template"]["spec"]
@@ -105,7 +105,7 @@ async def test_nothing_is_written_where_the_meaning_is_the_same(
     )
     assert result is OperationResult.UPDATED
     assert changed["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"] == {"cpu": "1001m"}
-    emulated.faults.clear()
+    front.faults.clear()
 
 
 @BOTH
@@ -177,12 +177,12 @@ async def test_status_is_written_by_itself_also_for_a_new_object(client: Client,
     assert (after["spec"]["replicas"], after["status"]["replicas"]) == (4, 4)
 
 
-async def test_an_update_leaves_status_alone(client: Client, emulated: ApiServer, namespace: str) -> None:
+async def test_an_update_leaves_status_alone(client: Client, front: Front, namespace: str) -> None:
     await client.create(DEPLOYMENTS, deployment(namespace))
-    update = emulated.faults.add(Fault("update", count=-1))
+    update = front.faults.add(Fault("update", count=-1))
     _, result = await create_or_update(client, DEPLOYMENTS, deployment(namespace), ready)
     assert (result, update.hits) == (OperationResult.UNCHANGED, 0)
-    emulated.faults.clear()
+    front.faults.clear()
 
 
 class TypedSpec(msgspec.Struct, omit_defaults=True):

@@ -13,7 +13,6 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from kaito.devcluster.apiserver import ApiServer
 from kaito.devcluster.apiserver.faults import Fault
 from kaito.runtime import Client, ConfigError, Manager, ManagerOptions, Rest, manifest_resource
 from kaito.runtime import authfilter as authfilter_module
@@ -23,6 +22,7 @@ from kaito.runtime.health import HttpServer
 from kaito.runtime.issuing import renew
 from kaito.runtime.resource import SERVICE_ACCOUNTS
 from support.controlplane import ControlPlane
+from support.front import Front
 from support.waiting import eventually
 
 CLUSTER_ROLES = manifest_resource("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", namespaced=False)
@@ -116,14 +116,12 @@ async def test_a_permitted_account_reads_and_nobody_else(rest: Rest, client: Cli
             assert (await page.get(token, scheme=scheme))[0] == 401
 
 
-async def test_answers_are_remembered_for_their_time(
-    rest: Rest, client: Client, emulated: ApiServer, namespace: str
-) -> None:
+async def test_answers_are_remembered_for_their_time(rest: Rest, client: Client, front: Front, namespace: str) -> None:
     reader = await account(client, namespace, "reader", may_read=True)
     stranger = await account(client, namespace, "stranger", may_read=False)
     clock = ManualClock()
-    tokens = emulated.faults.add(Fault("create", TOKENS, count=-1))
-    access = emulated.faults.add(Fault("create", ACCESS, count=-1))
+    tokens = front.faults.add(Fault("create", TOKENS, count=-1))
+    access = front.faults.add(Fault("create", ACCESS, count=-1))
 
     async with guarded(rest, clock) as page:
 
@@ -145,11 +143,9 @@ async def test_answers_are_remembered_for_their_time(
         assert await reviews("nonsense", 59) == (0, 0)
 
 
-async def test_equal_questions_at_once_are_asked_once(
-    rest: Rest, client: Client, emulated: ApiServer, namespace: str
-) -> None:
+async def test_equal_questions_at_once_are_asked_once(rest: Rest, client: Client, front: Front, namespace: str) -> None:
     reader = await account(client, namespace, "reader", may_read=True)
-    tokens = emulated.faults.add(Fault("create", TOKENS, count=-1, delay=0.05))
+    tokens = front.faults.add(Fault("create", TOKENS, count=-1, delay=0.05))
     async with guarded(rest) as page:
         answers = await asyncio.gather(*(page.get(reader) for _ in range(20)))
     assert {status for status, _ in answers} == {200}
@@ -157,47 +153,45 @@ async def test_equal_questions_at_once_are_asked_once(
 
 
 async def test_a_failing_review_is_tried_again_and_not_remembered(
-    rest: Rest, client: Client, emulated: ApiServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+    rest: Rest, client: Client, front: Front, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(authfilter_module, "RETRY_DELAY", 0.001)
     reader = await account(client, namespace, "reader", may_read=True)
     async with guarded(rest) as page:
-        flaky = emulated.faults.add(Fault("create", TOKENS, error=InternalError("etcd"), count=4))
+        flaky = front.faults.add(Fault("create", TOKENS, error=InternalError("etcd"), count=4))
         assert (await page.get(reader))[0] == 200
         assert flaky.hits == 4
-        broken = emulated.faults.add(Fault("create", TOKENS, error=InternalError("etcd"), count=-1))
+        broken = front.faults.add(Fault("create", TOKENS, error=InternalError("etcd"), count=-1))
         status, text = await page.get("another")
         assert (status, broken.hits) == (500, 5)
         assert "etcd" not in text
-        emulated.faults.clear()
+        front.faults.clear()
         assert (await page.get("another"))[0] == 401
         # Being refused the review itself is not worth trying again.
-        refused = emulated.faults.add(Fault("create", TOKENS, error=Forbidden("no"), count=-1))
+        refused = front.faults.add(Fault("create", TOKENS, error=Forbidden("no"), count=-1))
         assert (await page.get("third"))[0] == 500
         assert refused.hits == 1
-    emulated.faults.clear()
+    front.faults.clear()
 
 
-async def test_a_review_without_an_answer_ends(
-    rest: Rest, emulated: ApiServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_review_without_an_answer_ends(rest: Rest, front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(authfilter_module, "REVIEW_TIMEOUT", 0.02)
     monkeypatch.setattr(authfilter_module, "RETRY_DELAY", 0.001)
-    hanging = emulated.faults.add(Fault("create", TOKENS, count=-1, delay=30.0))
+    hanging = front.faults.add(Fault("create", TOKENS, count=-1, delay=30.0))
     async with guarded(rest) as page:
         assert (await page.get("any"))[0] == 500
     assert hanging.hits == 5
-    emulated.faults.clear()
+    front.faults.clear()
 
 
-async def test_memory_is_bounded(rest: Rest, emulated: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_is_bounded(rest: Rest, front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(authfilter_module, "MAX_REMEMBERED", 2)
-    tokens = emulated.faults.add(Fault("create", TOKENS, count=-1))
+    tokens = front.faults.add(Fault("create", TOKENS, count=-1))
     async with guarded(rest) as page:
         for token in ("a", "b", "c", "c", "a"):
             await page.get(token)
     assert tokens.hits == 4
-    emulated.faults.clear()
+    front.faults.clear()
 
 
 @pytest.mark.parametrize("from_folder", [True, False])

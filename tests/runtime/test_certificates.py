@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from kaito.devcluster.apiserver import ApiServer
 from kaito.devcluster.apiserver.faults import Fault
 from kaito.runtime import Certificates, CertificateWatcher, Client, ConfigError, RuntimeMetrics, SelfSignedCertificates
 from kaito.runtime import certificates as certificates_module
@@ -30,6 +29,7 @@ from kaito.runtime.resource import (
     VALIDATING_WEBHOOK_CONFIGURATIONS,
     Manifest,
 )
+from support.front import Front
 from support.waiting import eventually
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -450,7 +450,7 @@ async def test_rotation_publishes_before_it_serves_and_all_replicas_follow(
 
 
 async def test_an_unreachable_api_server_leaves_the_certificate_in_service(
-    client: Client, emulated: ApiServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+    client: Client, front: Front, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(selfsigned_module, "CHECK_PERIOD", 0.01)
     monkeypatch.setattr(selfsigned_module, "SETTLE", 0.0)
@@ -458,11 +458,11 @@ async def test_an_unreachable_api_server_leaves_the_certificate_in_service(
     await certificates.start()
     async with listening(certificates.context) as port:
         before = await served(port)
-        fault = emulated.faults.add(Fault("get", "secrets", error=ServiceUnavailable("down"), count=-1))
+        fault = front.faults.add(Fault("get", "secrets", error=ServiceUnavailable("down"), count=-1))
         task = asyncio.create_task(certificates.run())
         await eventually(lambda: fault.hits >= 3)
         assert await served(port) == before
-        emulated.faults.remove(fault)
+        front.faults.remove(fault)
         await client.delete(SECRETS, "webhook-cert", namespace)
 
         async def renewed() -> bool:
@@ -473,11 +473,11 @@ async def test_an_unreachable_api_server_leaves_the_certificate_in_service(
         await asyncio.wait([task])
 
 
-async def test_a_lasting_conflict_is_told(client: Client, emulated: ApiServer, namespace: str) -> None:
-    emulated.faults.add(Fault("create", "secrets", error=Conflict("again"), count=-1))
+async def test_a_lasting_conflict_is_told(client: Client, front: Front, namespace: str) -> None:
+    front.faults.add(Fault("create", "secrets", error=Conflict("again"), count=-1))
     with pytest.raises(Conflict):
         await SelfSignedCertificates(client, "webhook-cert", namespace, NAMES).start()
-    emulated.faults.clear()
+    front.faults.clear()
 
 
 def test_private_keys_do_not_show_in_representations() -> None:

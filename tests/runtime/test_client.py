@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from kaito.devcluster.apiserver import ApiServer
 from kaito.devcluster.apiserver.faults import Fault
 from kaito.runtime import (
     AlreadyExists,
@@ -31,6 +30,7 @@ from kaito.runtime import (
 from kaito.runtime.client import meta_of
 from kaito.runtime.errors import InternalError, ServiceUnavailable, TooManyRequests
 from kaito.runtime.resource import CONFIG_MAPS, DEPLOYMENTS, Manifest
+from support.front import Front
 from support.scripted import scripted
 
 
@@ -190,39 +190,35 @@ async def test_a_fenced_client_sends_nothing(rest: Rest, client: Client, namespa
 @pytest.mark.parametrize(
     "error", [TooManyRequests("slow", retry_after=0.0), ServiceUnavailable("down", retry_after=0.0)]
 )
-async def test_what_asks_for_a_retry_gets_one(
-    emulated: ApiServer, client: Client, namespace: str, error: Exception
-) -> None:
-    fault = emulated.faults.add(Fault("create", "configmaps", error=error, count=2))  # type: ignore[arg-type]
+async def test_what_asks_for_a_retry_gets_one(front: Front, client: Client, namespace: str, error: Exception) -> None:
+    fault = front.faults.add(Fault("create", "configmaps", error=error, count=2))  # type: ignore[arg-type]
     await client.create(CONFIG_MAPS, config_map("a", namespace))
     assert fault.hits == 2
 
 
-async def test_what_does_not_ask_for_a_retry_gets_none(emulated: ApiServer, client: Client, namespace: str) -> None:
-    fault = emulated.faults.add(Fault("create", "configmaps", error=InternalError("boom"), count=5))
+async def test_what_does_not_ask_for_a_retry_gets_none(front: Front, client: Client, namespace: str) -> None:
+    fault = front.faults.add(Fault("create", "configmaps", error=InternalError("boom"), count=5))
     with pytest.raises(InternalError, match="boom"):
         await client.create(CONFIG_MAPS, config_map("a", namespace))
     assert fault.hits == 1
 
 
-async def test_a_read_whose_connection_breaks_is_sent_again_once(
-    emulated: ApiServer, client: Client, namespace: str
-) -> None:
+async def test_a_read_whose_connection_breaks_is_sent_again_once(front: Front, client: Client, namespace: str) -> None:
     await client.create(CONFIG_MAPS, config_map("a", namespace))
-    fault = emulated.faults.add(Fault("get", "configmaps", drop="before", count=1))
+    fault = front.faults.add(Fault("get", "configmaps", drop="before", count=1))
     assert await client.get(CONFIG_MAPS, "a", namespace)
     assert fault.hits == 1
-    emulated.faults.add(Fault("get", "configmaps", drop="before", count=2))
+    front.faults.add(Fault("get", "configmaps", drop="before", count=2))
     with pytest.raises(TransportError):
         await client.get(CONFIG_MAPS, "a", namespace)
 
 
 @pytest.mark.parametrize("verb", ["create", "update", "patch", "delete"])
 async def test_a_write_whose_connection_breaks_is_sent_once_and_its_outcome_is_unknown(
-    emulated: ApiServer, client: Client, namespace: str, verb: str
+    front: Front, client: Client, namespace: str, verb: str
 ) -> None:
     existing = await client.create(CONFIG_MAPS, config_map("a", namespace))
-    fault = emulated.faults.add(Fault(verb, "configmaps", drop="after", count=5))
+    fault = front.faults.add(Fault(verb, "configmaps", drop="after", count=5))
     patch = [{"op": "add", "path": "/data", "value": {"x": "1"}}]
     writes = {
         "create": lambda: client.create(CONFIG_MAPS, config_map("b", namespace)),
@@ -233,11 +229,11 @@ async def test_a_write_whose_connection_breaks_is_sent_once_and_its_outcome_is_u
     with pytest.raises(OutcomeUnknown):
         await writes[verb]()
     assert fault.hits == 1
-    emulated.faults.clear()
+    front.faults.clear()
 
 
-async def test_a_server_that_is_not_there_is_a_transport_error(client: Client, emulated: ApiServer) -> None:
-    await emulated.stop()
+async def test_a_server_that_is_not_there_is_a_transport_error(client: Client, front: Front) -> None:
+    await front.stop()
     with pytest.raises(TransportError):
         await client.get(CONFIG_MAPS, "a", "default")
     with pytest.raises(TransportError) as caught:

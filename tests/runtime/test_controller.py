@@ -40,6 +40,11 @@ def config_map(name: str, namespace: str, **metadata: Any) -> Manifest:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace, **metadata}}
 
 
+def within(namespace: str) -> Callable[[Event[Any]], bool]:
+    """Objects of other tests may be on the same server."""
+    return lambda event: event.current.key.namespace == namespace
+
+
 class Recording:
     def __init__(self, action: Callable[[Request], Any] | None = None) -> None:
         self.calls: list[Request] = []
@@ -150,15 +155,18 @@ async def test_a_requeued_key_keeps_its_priority_unless_the_result_says_otherwis
     proceed, began = asyncio.Event(), asyncio.Event()
 
     async def act(request: Request) -> Result | None:
-        if request.key.name == "c":
-            began.set()
-            await proceed.wait()
-            return None
-        return Result(requeue_after=0.01, priority=None if request.key.name == "a" else 7)
+        if request.key.name != "c":
+            return Result(requeue_after=0.01, priority=None if request.key.name == "a" else 7)
+        if not (recording.attempts("a") and recording.attempts("b")):
+            return Result(requeue_after=0.01)
+        began.set()
+        await proceed.wait()
+        return None
 
+    recording = Recording(act)
     controller = Controller(
         "test",
-        Recording(act),
+        recording,
         watches=[
             Watch(
                 CONFIG_MAPS,
@@ -190,7 +198,9 @@ async def test_reads_are_fresh_while_a_reconcile_takes_its_time(
         await proceed.wait()
 
     await client.create(CONFIG_MAPS, config_map("a", namespace))
-    async with running(control_plane, Controller("test", Recording(wait), CONFIG_MAPS)) as manager:
+    async with running(
+        control_plane, Controller("test", Recording(wait), CONFIG_MAPS, predicate=within(namespace))
+    ) as manager:
         await began.wait()
         lister = manager.cache.lister(CONFIG_MAPS)
         for number in range(5):
@@ -204,7 +214,9 @@ async def test_every_object_is_looked_at_again_regularly(
 ) -> None:
     await client.create(CONFIG_MAPS, config_map("a", namespace))
     reconciler = Recording()
-    async with running(control_plane, Controller("test", reconciler, CONFIG_MAPS, resync_period=0.05)):
+    async with running(
+        control_plane, Controller("test", reconciler, CONFIG_MAPS, predicate=within(namespace), resync_period=0.05)
+    ):
         await eventually(lambda: len(reconciler.attempts("a")) >= 3)
 
 
@@ -224,7 +236,9 @@ async def test_a_reconcile_that_is_cancelled_from_within_fails_and_its_worker_li
 
     reconciler = Recording(awaits_something_cancelled)
     await client.create(CONFIG_MAPS, config_map("a", namespace))
-    async with running(control_plane, Controller("test", reconciler, CONFIG_MAPS)) as manager:
+    async with running(
+        control_plane, Controller("test", reconciler, CONFIG_MAPS, predicate=within(namespace))
+    ) as manager:
         await eventually(lambda: reconciler.attempts("a") == [0, 1, 2])
         await client.create(CONFIG_MAPS, config_map("b", namespace))
         await eventually(lambda: reconciler.attempts("b") == [0])
@@ -245,7 +259,7 @@ async def test_a_result_with_a_delay_does_not_start_the_back_off_over_before_a_s
 
     reconciler = Recording(act)
     await client.create(CONFIG_MAPS, config_map("a", namespace))
-    async with running(control_plane, Controller("test", reconciler, CONFIG_MAPS)):
+    async with running(control_plane, Controller("test", reconciler, CONFIG_MAPS, predicate=within(namespace))):
         await eventually(lambda: reconciler.attempts("a") == [0, 1, 2, 0, 1])
 
 
@@ -259,7 +273,9 @@ async def test_a_timeout_of_the_reconcilers_own_is_not_counted_as_the_controller
 
     reconciler = Recording(own)
     await client.create(CONFIG_MAPS, config_map("a", namespace))
-    async with running(control_plane, Controller("test", reconciler, CONFIG_MAPS, reconcile_timeout=60.0)) as manager:
+    async with running(
+        control_plane, Controller("test", reconciler, CONFIG_MAPS, predicate=within(namespace), reconcile_timeout=60.0)
+    ) as manager:
         await eventually(lambda: reconciler.attempts("a") == [0, 1])
         assert sample(manager, "controller_runtime_reconcile_timeouts_total", controller="test") == 0
         assert sample(manager, "controller_runtime_reconcile_errors_total", controller="test") == 1
@@ -281,7 +297,7 @@ async def test_what_the_starter_has_bound_is_not_seen_by_workers(
         variable.set("another reconcile's")
 
     await client.create(CONFIG_MAPS, config_map("a", namespace))
-    async with running(control_plane, Controller("test", Recording(look), CONFIG_MAPS)):
+    async with running(control_plane, Controller("test", Recording(look), CONFIG_MAPS, predicate=within(namespace))):
         await eventually(lambda: seen)
     assert seen[0][0] == "clean"
     assert len({number for _, number in seen}) == len(seen), "each reconcile has an id of its own"

@@ -18,12 +18,12 @@ from kaito.runtime import Cache, Client, Resource, Rest, RuntimeMetrics, manifes
 from kaito.runtime.errors import Expired, NotAcceptable
 from kaito.runtime.informer import Informer, Scope
 from kaito.runtime.reflector import ReflectorMachine
-from kaito.runtime.resource import CONFIG_MAPS, PODS
+from kaito.runtime.resource import CONFIG_MAPS, PODS, Manifest
 from kaito.runtime.tasks import TaskScope, cancel_and_wait
 from support.controlplane import ControlPlane
 from support.proxy import Proxy
 from support.scripted import Respond, Scripted, event, listing, pod, scripted, status, stream
-from support.waiting import eventually
+from support.waiting import BOOKMARKS, eventually
 
 
 @asynccontextmanager
@@ -223,6 +223,10 @@ async def test_a_list_never_asks_for_less_than_was_seen() -> None:
         assert asked == ["0", "50", ""]
 
 
+def config_map(name: str, namespace: str) -> Manifest:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}}
+
+
 async def test_a_half_open_connection_is_noticed_by_its_silence(
     control_plane: ControlPlane, client: Client, namespace: str
 ) -> None:
@@ -234,17 +238,11 @@ async def test_a_half_open_connection_is_noticed_by_its_silence(
         try:
             await eventually(lambda: informer.synced)
             before = informer.status().resource_version
-            other = {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": {"name": f"o-{namespace}", "namespace": "default"},
-            }
-            await client.create(CONFIG_MAPS, other)
-            await eventually(lambda: informer.status().resource_version > before)  # a bookmark has been seen
-            proxy.freeze()
-            body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "missed", "namespace": namespace}}
-            await client.create(CONFIG_MAPS, body)
+            await client.create(CONFIG_MAPS, config_map(f"o-{namespace}", "default"))
+            await eventually(lambda: informer.status().resource_version > before, deadline=BOOKMARKS)
             accepted = proxy.accepted
+            proxy.freeze()
+            await client.create(CONFIG_MAPS, config_map("missed", namespace))
             await eventually(lambda: proxy.accepted > accepted)
             proxy.thaw()
             await eventually(lambda: "missed" in names(informer))
@@ -262,9 +260,8 @@ async def test_watches_do_not_keep_writes_or_leases_waiting(
     tasks = [asyncio.create_task(informer.run()) for informer in informers]
     try:
         await eventually(lambda: all(informer.synced for informer in informers))
-        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": namespace}}
         async with asyncio.timeout(5):
-            await Client(rest).create(CONFIG_MAPS, body)
+            await Client(rest).create(CONFIG_MAPS, config_map("a", namespace))
         await eventually(lambda: all("a" in names(informer) for informer in informers))
     finally:
         for task in tasks:

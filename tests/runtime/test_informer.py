@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from kaito.devcluster.apiserver import ApiServer
 from kaito.devcluster.apiserver.faults import Fault
 from kaito.runtime import Client, Event, EventType, LabelSelector, Rest, RuntimeMetrics, metadata_resource
 from kaito.runtime.cache import Cache, wait_synced
@@ -18,7 +17,8 @@ from kaito.runtime.informer import Informer, Scope
 from kaito.runtime.reflector import ReflectorMachine
 from kaito.runtime.resource import CONFIG_MAPS, Manifest, manifest_resource
 from kaito.runtime.tasks import TaskScope, cancel_and_wait
-from support.waiting import eventually
+from support.front import Front
+from support.waiting import BOOKMARKS, eventually
 
 
 def config_map(name: str, namespace: str, value: str = "", **metadata: Any) -> Manifest:
@@ -132,33 +132,33 @@ async def test_it_cannot_run_twice(rest: Rest, namespace: str) -> None:
 
 
 async def test_after_a_cut_it_goes_on_without_listing_again(
-    emulated: ApiServer, rest: Rest, client: Client, namespace: str, streaming: bool
+    front: Front, rest: Rest, client: Client, namespace: str, streaming: bool
 ) -> None:
     async with running(rest, Scope(namespace), streaming=streaming) as (_, recorder):
         await client.create(CONFIG_MAPS, config_map("a", namespace))
         await eventually(lambda: "a" in recorder.state)
-        lists = emulated.faults.add(Fault("list", "configmaps", count=-1))
-        emulated.cut_watches()
+        lists = front.faults.add(Fault("list", "configmaps", count=-1))
+        front.cut_watches()
         await client.create(CONFIG_MAPS, config_map("b", namespace))
         await eventually(lambda: "b" in recorder.state)
         assert lists.hits == 0
 
 
 async def test_what_happened_before_a_compaction_is_found_by_a_new_list(
-    emulated: ApiServer, rest: Rest, client: Client, namespace: str, streaming: bool
+    front: Front, rest: Rest, client: Client, namespace: str, streaming: bool
 ) -> None:
     for name in ("kept", "gone", "changed"):
         await client.create(CONFIG_MAPS, config_map(name, namespace, "1"))
     async with running(rest, Scope(namespace), streaming=streaming) as (_, recorder):
-        block = emulated.faults.add(
+        block = front.faults.add(
             Fault("watch", "configmaps", error=TooManyRequests("busy", retry_after=0.05), count=-1)
         )
-        emulated.cut_watches()
+        front.cut_watches()
         await client.delete(CONFIG_MAPS, "gone", namespace)
         await client.patch(CONFIG_MAPS, "changed", {"data": {"value": "2"}}, namespace=namespace)
         await client.create(CONFIG_MAPS, config_map("new", namespace, "1"))
-        emulated.compact()
-        emulated.faults.remove(block)
+        await front.compact()
+        front.faults.remove(block)
         await eventually(
             lambda: (
                 {**recorder.state, "kube-root-ca.crt": ""}
@@ -173,12 +173,10 @@ async def test_what_happened_before_a_compaction_is_found_by_a_new_list(
 
 
 async def test_a_server_without_streaming_lists_is_listed(
-    emulated: ApiServer, rest: Rest, client: Client, namespace: str
+    front: Front, rest: Rest, client: Client, namespace: str
 ) -> None:
     await client.create(CONFIG_MAPS, config_map("a", namespace))
-    refused = emulated.faults.add(
-        Fault("watch", "configmaps", error=Invalid("sendInitialEvents is forbidden"), count=1)
-    )
+    refused = front.faults.add(Fault("watch", "configmaps", error=Invalid("sendInitialEvents is forbidden"), count=1))
     async with running(rest, Scope(namespace)) as (_, recorder):
         assert "a" in recorder.state
         assert refused.hits == 1
@@ -187,19 +185,19 @@ async def test_a_server_without_streaming_lists_is_listed(
 
 
 async def test_a_bookmark_moves_it_past_what_it_does_not_watch(
-    emulated: ApiServer, rest: Rest, client: Client, namespace: str
+    front: Front, rest: Rest, client: Client, namespace: str
 ) -> None:
     async with running(rest, Scope(namespace)) as (informer, _):
         before = informer.status().resource_version
         for number in range(5):
             await client.create(CONFIG_MAPS, config_map(f"elsewhere-{namespace}-{number}", "default"))
-        await eventually(lambda: informer.status().resource_version > before)
+        await eventually(lambda: informer.status().resource_version > before, deadline=BOOKMARKS)
 
 
-async def test_a_server_that_closes_at_once_is_not_hammered(emulated: ApiServer, rest: Rest, namespace: str) -> None:
+async def test_a_server_that_closes_at_once_is_not_hammered(front: Front, rest: Rest, namespace: str) -> None:
     async with running(rest, Scope(namespace)) as _:
-        closed = emulated.faults.add(Fault("watch", "configmaps", drop="before", count=-1))
-        emulated.cut_watches()
+        closed = front.faults.add(Fault("watch", "configmaps", drop="before", count=-1))
+        front.cut_watches()
         await eventually(lambda: closed.hits >= 2)
         await asyncio.sleep(1.0)
         assert closed.hits < 10
@@ -267,10 +265,10 @@ async def test_metadata_alone_is_sent_and_kept_where_no_more_is_wanted(
         await client.create(metadata, found)
 
 
-async def test_a_sync_that_takes_too_long_says_what_is_missing(emulated: ApiServer, rest: Rest, namespace: str) -> None:
+async def test_a_sync_that_takes_too_long_says_what_is_missing(front: Front, rest: Rest, namespace: str) -> None:
     words = 'workspaces.kaito.sh is forbidden: User "x" cannot list resource'
-    emulated.faults.add(Fault("list", "configmaps", error=Forbidden(words), count=-1))
-    emulated.faults.add(Fault("watch", "configmaps", error=Forbidden(words), count=-1))
+    front.faults.add(Fault("list", "configmaps", error=Forbidden(words), count=-1))
+    front.faults.add(Fault("watch", "configmaps", error=Forbidden(words), count=-1))
     missing = manifest_resource("example.com", "v1", "Widget", "widgets")
     cache = Cache(rest, RuntimeMetrics())
     cache.informer(CONFIG_MAPS)
@@ -287,8 +285,8 @@ async def test_a_sync_that_takes_too_long_says_what_is_missing(emulated: ApiServ
     assert "Widget.example.com/v1: the server could not find the requested resource" in str(caught.value)
 
 
-async def test_stopping_during_back_off_is_immediate(emulated: ApiServer, rest: Rest, namespace: str) -> None:
-    emulated.faults.add(Fault("*", "configmaps", error=Forbidden("no"), count=-1))
+async def test_stopping_during_back_off_is_immediate(front: Front, rest: Rest, namespace: str) -> None:
+    front.faults.add(Fault("*", "configmaps", error=Forbidden("no"), count=-1))
     informer = Informer(rest, CONFIG_MAPS, Scope(namespace), metrics=RuntimeMetrics())
     task = asyncio.create_task(informer.run())
     await eventually(lambda: informer.status().last_error)

@@ -12,7 +12,6 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from kaito.devcluster.apiserver import ApiServer
 from kaito.devcluster.apiserver.faults import Fault
 from kaito.runtime import (
     Client,
@@ -38,6 +37,7 @@ from kaito.runtime.client import meta_of
 from kaito.runtime.errors import ServiceUnavailable
 from kaito.runtime.resource import CONFIG_MAPS, EVENTS, LEASES, SECRETS, Manifest, manifest_resource
 from support.controlplane import ControlPlane
+from support.front import Front
 from support.waiting import eventually
 
 LOCAL = ManagerOptions(metrics_address="127.0.0.1:0", health_address="127.0.0.1:0", grace_period=5.0)
@@ -360,8 +360,8 @@ async def test_metrics_have_the_names_that_dashboards_know(config: RestConfig, c
         assert samples[f'controller_runtime_reconcile_total{{controller="test",result="{result}"}}'] == 0
 
 
-async def test_probes_tell_the_truth(emulated: ApiServer, config: RestConfig, namespace: str) -> None:
-    emulated.faults.add(Fault("*", "configmaps", error=ServiceUnavailable("starting"), count=-1))
+async def test_probes_tell_the_truth(front: Front, config: RestConfig, namespace: str) -> None:
+    front.faults.add(Fault("*", "configmaps", error=ServiceUnavailable("starting"), count=-1))
     manager = Manager(config, LOCAL)
     manager.add(Controller("test", Recording(), CONFIG_MAPS))
     task = asyncio.create_task(manager.run())
@@ -373,7 +373,7 @@ async def test_probes_tell_the_truth(emulated: ApiServer, config: RestConfig, na
         assert "[-]informer-sync failed: reason withheld" in text
         assert (await probe(manager, "/readyz?exclude=informer-sync"))[0] == 200
         assert (await probe(manager, "/readyz/nonsense"))[0] == 404
-        emulated.faults.clear()
+        front.faults.clear()
         await manager.elected.wait()
         assert await probe(manager, "/readyz") == (200, "ok")
         assert "[+]informer-sync ok" in (await probe(manager, "/readyz?verbose"))[1]
@@ -393,7 +393,7 @@ async def test_events_are_written_and_repeats_become_a_series(
         reference = ObjectReference.of(CONFIG_MAPS, owner)
         for _ in range(3):
             recorder.event(reference, "Warning", "Broken", "it broke")
-        recorder.event(reference, "Normal", "Mended", "x" * 5000)
+        recorder.event(reference, "Normal", "Mended", "€" * 5000)
 
         async def written() -> list[Manifest]:
             found = await client.list(EVENTS, namespace)
@@ -404,7 +404,7 @@ async def test_events_are_written_and_repeats_become_a_series(
     assert events["Broken"]["series"]["count"] == 3
     assert events["Broken"]["type"] == "Warning"
     assert events["Broken"]["regarding"]["uid"] == owner.uid
-    assert len(events["Mended"]["note"]) == 1024
+    assert events["Mended"]["note"] == "€" * 340 + "…"
 
 
 def electing(identity: str, namespace: str, **durations: float) -> ManagerOptions:
@@ -441,12 +441,12 @@ async def test_one_of_two_leads_and_the_other_follows_at_once_when_it_stops(
 
 
 async def test_a_leader_that_cannot_renew_ends_with_an_error_and_does_not_write_any_more(
-    emulated: ApiServer, config: RestConfig, client: Client, namespace: str
+    front: Front, config: RestConfig, client: Client, namespace: str
 ) -> None:
     manager = Manager(config, electing("m", namespace))
     task = asyncio.create_task(manager.run())
     await manager.elected.wait()
-    emulated.faults.add(Fault("*", "leases.coordination.k8s.io", error=ServiceUnavailable("down"), count=-1))
+    front.faults.add(Fault("*", "leases.coordination.k8s.io", error=ServiceUnavailable("down"), count=-1))
     with pytest.raises(LeadershipLost, match="could not be renewed within 1 s"):
         async with asyncio.timeout(10):
             await task

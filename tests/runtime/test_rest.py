@@ -22,7 +22,14 @@ from kaito.runtime.backoff import retry_after
 from kaito.runtime.certificates import ServingContext
 from kaito.runtime.config import Material, TlsConfig, load_config
 from kaito.runtime.credentials import TokenFile
-from kaito.runtime.errors import DecodeError, ServiceUnavailable, TooManyRequests, TransportError, Unauthorized
+from kaito.runtime.errors import (
+    DecodeError,
+    NotFound,
+    ServiceUnavailable,
+    TooManyRequests,
+    TransportError,
+    Unauthorized,
+)
 from kaito.runtime.flowcontrol import TokenBucket
 from kaito.runtime.informer import Informer, Scope
 from kaito.runtime.issuing import KeyMaterial, renew
@@ -521,6 +528,17 @@ async def test_an_error_without_a_status_is_quoted() -> None:
 
     async with calling(respond) as (client, _, _):
         with pytest.raises(ServiceUnavailable, match="upstream connect error"):
+            await who(client)
+
+
+async def test_a_path_that_the_server_does_not_know_is_not_found() -> None:
+    """kube-apiserver's own answer there says nothing: "404 page not found"."""
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=404, text="404 page not found")
+
+    async with calling(respond) as (client, _, _):
+        with pytest.raises(NotFound, match="the server could not find the requested resource"):
             await who(client)
 
 

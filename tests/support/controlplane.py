@@ -24,6 +24,7 @@ from kaito.devcluster.apiserver import ApiServer
 from kaito.runtime import RestConfig, load_config
 from kaito.runtime.config import Material, TlsConfig
 from kaito.runtime.credentials import StaticToken
+from support.front import Front
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,8 @@ class ControlPlane:
     """An API server and its administrator."""
 
     config: RestConfig
-    emulated: ApiServer | None = None
-    """The local cluster's API server, with its fault injection; None for a real one."""
+    front: Front
+    """Where ``config`` leads; it can misbehave for any API server behind it."""
 
 
 def of_server(server: ApiServer, token: str = "") -> RestConfig:

@@ -12,6 +12,9 @@ T = TypeVar("T")
 DEADLINE = 20.0
 """Seconds; far beyond what anything here takes, so that only a real hang reaches it."""
 
+BOOKMARKS = 90.0
+"""Seconds in which a real API server, which sends a bookmark about once a minute, has sent one."""
+
 
 async def eventually(probe: Callable[[], T | Awaitable[T]], *, deadline: float = DEADLINE) -> T:
     """The first true value of ``probe``. An AssertionError of the probe counts as not yet; the last one is raised in the end."""

@@ -36,6 +36,8 @@ FLUSH_TIME = 5.0
 """Seconds that stopping waits for what is still to be written."""
 
 _NOTE_LIMIT = 1024
+_WORD_LIMIT = 128
+_ELLIPSIS = "…"
 _EVENT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 
 _log = get_logger("events")
@@ -67,7 +69,7 @@ class EventWriter:
     def __init__(self, client: Client, clock: Clock, instance: str) -> None:
         self._client = client
         self._clock = clock
-        self._instance = instance[:128]
+        self._instance = _fitting(instance, _WORD_LIMIT)
         self._pending: deque[tuple[_SeriesKey, dict[str, Any]]] = deque()
         self._series: dict[_SeriesKey, _Series] = {}
         self._tokens: dict[tuple[str, ObjectReference], _Tokens] = {}
@@ -94,7 +96,7 @@ class EventWriter:
             namespace=regarding.namespace,
             uid=regarding.uid,
         )
-        note = note if len(note) <= _NOTE_LIMIT else note[: _NOTE_LIMIT - 1] + "…"
+        note = _fitting(note, _NOTE_LIMIT)
         key: _SeriesKey = (kind, action, reason, controller, identity, related, note)
         moment = self._clock.now()
         series = self._series.get(key)
@@ -116,8 +118,8 @@ class EventWriter:
             "metadata": {"name": name, "namespace": namespace},
             "eventTime": format_micro_time(moment),
             "type": kind,
-            "reason": reason[:128],
-            "action": action[:128],
+            "reason": _fitting(reason, _WORD_LIMIT),
+            "action": _fitting(action, _WORD_LIMIT),
             "note": note,
             "regarding": regarding,
             "reportingController": controller,
@@ -200,6 +202,14 @@ class EventWriter:
                 del self._tokens[owner]
 
 
+def _fitting(text: str, limit: int) -> str:
+    """``text``, cut where it has more than ``limit`` bytes in UTF-8; so the API server counts."""
+    encoded = text.encode()
+    if len(encoded) <= limit:
+        return text
+    return encoded[: limit - len(_ELLIPSIS.encode())].decode(errors="ignore") + _ELLIPSIS
+
+
 def _name(regarding: str, number: int) -> str:
     """Not every name of an object is one that an Event may have: a ClusterRole's may contain colons."""
     name = f"{regarding[:230].rstrip('.-')}.{number:x}"
@@ -229,6 +239,6 @@ class EventRecorder:
         """Record that something happened to ``regarding``.
 
         ``reason`` is one CamelCase word that programs may compare, ``note`` a sentence for people (cut at 1024
-        characters), ``action`` what the controller did, by default the reason.
+        bytes), ``action`` what the controller did, by default the reason.
         """
         self._writer.record(self._controller, regarding, kind, reason, note, action or reason, related)

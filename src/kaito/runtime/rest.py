@@ -45,6 +45,7 @@ TLS_PERIOD = 60.0
 """Seconds between two looks at the certificate files."""
 
 _LARGE_BODY = 1 << 20
+_NO_SUCH_PATH = "the server could not find the requested resource"
 _BROKEN = (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError, TimeoutError)
 """What a connection can do to a request."""
 
@@ -374,7 +375,9 @@ def _error(answer: Answer, delay: float | None) -> ApiError:
         status = None
     if not isinstance(status, dict) or status.get("kind") != "Status":
         text = answer.body[:500].decode(errors="replace").strip()
-        status = {"message": f"the server answered {answer.code}: {text}" if text else ""}
+        message = f"the server answered {answer.code}: {text}" if text else ""
+        # A path that it does not know kube-apiserver answers with a line of text that says less.
+        status = {"message": _NO_SUCH_PATH if answer.code == 404 else message}
     return ApiError.from_status(status, code=answer.code, retry_after=delay)
 
 

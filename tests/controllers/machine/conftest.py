@@ -23,6 +23,7 @@ from kaito.runtime import Client, Manager, ManagerOptions, Manifest, Rest, RestC
 from kaito.runtime.errors import AlreadyExists, NotFound
 from kaito.runtime.resource import CUSTOM_RESOURCE_DEFINITIONS, EVENTS, NODES
 from support.controlplane import external, of_server
+from support.nodes import join
 from support.waiting import eventually
 
 CRD = Path(__file__).parents[3] / "config" / "crd" / "karpenter.sh_machines.yaml"
@@ -63,7 +64,7 @@ class World:
     async def join(self, pool: Pool) -> None:
         for node in build_nodes(pool):
             self.change_node(node)
-            await self.client.create(NODES, node)
+            await join(self.client, node)
 
     async def leave(self, pool: Pool) -> None:
         for index in pool.instances:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import yaml
 
 if TYPE_CHECKING:
@@ -319,6 +320,39 @@ async def test_both_kinds_of_events_are_one(kube: Kube) -> None:
     series = {"series": {"count": 5, "lastObservedTime": "2026-01-01T00:00:05.000000Z"}}
     assert (await kube.merge(f"{events}/new", series)).body["series"]["count"] == 5
     assert (await kube.get(f"{core}/new")).body["series"]["count"] == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"note": "€" * 342}, "note"),
+        ({"reason": "R" * 129}, "reason"),
+        ({"type": "Odd"}, "type"),
+        ({"action": ""}, "action"),
+        ({"series": {"count": 1, "lastObservedTime": "2026-01-01T00:00:05.000000Z"}}, "series.count"),
+        ({"regarding": {"kind": "Pod", "name": "p", "namespace": "elsewhere"}}, "regarding.namespace"),
+    ],
+)
+async def test_events_are_checked(kube: Kube, change: dict[str, Any], field: str) -> None:
+    path = "/apis/events.k8s.io/v1/namespaces/default/events"
+    event = {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": "e"},
+        "regarding": {"kind": "Pod", "name": "p", "namespace": "default"},
+        "note": "€" * 341,
+        "reason": "Why",
+        "action": "Did",
+        "type": "Normal",
+        "eventTime": "2026-01-01T00:00:00.000000Z",
+        "reportingController": "me",
+        "reportingInstance": "me-1",
+    }
+    refused = await kube.post(path, {**event, **change})
+    assert (refused.status, [cause["field"] for cause in refused.body["details"]["causes"]]) == (422, [field])
+    assert (await kube.post(path, event)).status == 201
+    changed = await kube.merge(f"{path}/e", {"note": "other"})
+    assert (changed.status, [cause["field"] for cause in changed.body["details"]["causes"]]) == (422, ["note"])
 
 
 async def test_partial_metadata(kube: Kube) -> None:

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 PROTECTED_NAMESPACES = frozenset({"default", "kube-system", "kube-public"})
 _TOLERATION_SECONDS = 300
-_NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+_NOT_READY = "node.kubernetes.io/not-ready"
+_NODE_TAINTS = (_NOT_READY, "node.kubernetes.io/unreachable")
 
 
 class Admission:
-    """NamespaceLifecycle, Priority, DefaultTolerationSeconds, DefaultStorageClass and the default service account's name.
+    """NamespaceLifecycle, Priority, DefaultTolerationSeconds, TaintNodesByCondition, DefaultStorageClass, and the default
+    service account's name.
 
     Unlike the ServiceAccount plugin it mounts no token, and does not ask whether the account exists.
     """
@@ -41,6 +43,8 @@ class Admission:
                 self._pod(kind, obj)
             case "persistentvolumeclaims":
                 self._claim(obj)
+            case "nodes":
+                _taint_not_ready(obj)
 
     def namespace_accepts(self, kind: Kind, namespace: str, name: str) -> None:
         if not kind.info.namespaced:
@@ -119,3 +123,12 @@ def _forbidden(kind: Kind, name: str, why: str, *causes: Mapping[str, str]) -> F
     if causes:
         shown["causes"] = list(causes)
     return Forbidden(f'{kind.info.group_resource} "{name}" is forbidden: {why}', details=shown)
+
+
+def _taint_not_ready(node: Object) -> None:
+    """A new node is not ready, until the node lifecycle controller has looked at it."""
+    taint = {"key": _NOT_READY, "effect": "NoSchedule"}
+    spec = node.setdefault("spec", {})
+    taints = spec.get("taints") or []
+    if taint not in taints:
+        spec["taints"] = [*taints, taint]

@@ -18,6 +18,9 @@ CLEANUP_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
 """Holds a CustomResourceDefinition until its objects are gone."""
 _RBAC_GROUP = "rbac.authorization.k8s.io"
 _MAX_DATA = 1024 * 1024
+_EVENT_REQUIRED = ("eventTime", "reportingController", "reportingInstance", "action", "reason")
+_EVENT_LIMITS = {"reportingInstance": 128, "action": 128, "reason": 128, "note": 1024}
+"""Bytes, although the message says characters; as of kube-apiserver."""
 
 
 class GenerationStrategy(Strategy):
@@ -169,17 +172,28 @@ class EventStrategy(Strategy):
         about = (obj.get(field) or {}).get("namespace") or ""
         namespace = obj["metadata"]["namespace"]
         causes = []
-        if (about and about != namespace) or (not about and namespace != "default"):
+        if (about and about != namespace) or (not about and namespace not in ("default", "kube-system")):
             causes.append(Cause.invalid(f"{field}.namespace", about, "does not match event.namespace"))
-        if obj["apiVersion"] == "events.k8s.io/v1" and old is None:
-            causes += [
-                Cause.required(name)
-                for name in ("eventTime", "reportingController", "reportingInstance")
-                if not obj.get(name)
-            ]
-            causes += [Cause.required(name) for name in ("action", "reason") if not obj.get(name)]
-            if obj.get("type") not in ("Normal", "Warning"):
-                causes.append(Cause.invalid("type", obj.get("type") or "", "has invalid value: "))
+        if obj["apiVersion"] == "events.k8s.io/v1":
+            causes += self._validate_new_version(obj, old)
+        return causes
+
+    @staticmethod
+    def _validate_new_version(obj: Object, old: Object | None) -> list[Cause]:
+        causes = [Cause.required(name) for name in _EVENT_REQUIRED if old is None and not obj.get(name)]
+        causes += [
+            Cause.invalid(name, "", f"can have at most {limit} characters")
+            for name, limit in _EVENT_LIMITS.items()
+            if len((obj.get(name) or "").encode()) > limit
+        ]
+        if obj.get("type") not in ("Normal", "Warning"):
+            causes.append(Cause.invalid("type", obj.get("type") or "", "has invalid value: "))
+        series = obj.get("series")
+        if series and (old is None or not same(series, old.get("series"))) and (series.get("count") or 0) < 2:
+            causes.append(Cause.invalid("series.count", "", "should be at least 2"))
+        if old is not None:
+            for name in (*_EVENT_REQUIRED, "note", "regarding", "related", "type"):
+                causes += immutable(name, obj.get(name), old.get(name))
         return causes
 
 
