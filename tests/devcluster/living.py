@@ -23,7 +23,7 @@ class Living:
         return await self.client.create(resource, full, namespace=self.namespace)
 
     async def get(self, resource: Resource[Manifest], name: str) -> Manifest:
-        return await self.client.get(resource, name, self.namespace)
+        return await self.client.get(resource, name, self.namespace if resource.namespaced else "")
 
     async def list(self, resource: Resource[Manifest], **labels: str) -> list[Manifest]:
         return await self.client.list(resource, self.namespace, labels=labels)

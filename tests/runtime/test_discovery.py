@@ -182,6 +182,37 @@ def aggregated(**kinds: str) -> Manifest:
     }
 
 
+async def test_resources_by_their_verbs_each_once(client: Client) -> None:
+    found = await Discovery(client.rest).with_verbs("list", "watch", "delete")
+    named = {(resource.group, resource.plural) for resource in found}
+    assert len(named) == len(found)
+    assert {("", "pods"), ("apps", "deployments"), ("apiextensions.k8s.io", "customresourcedefinitions")} <= named
+    assert ("authentication.k8s.io", "tokenreviews") not in named
+
+
+@pytest.mark.parametrize("is_aggregated", [True, False])
+async def test_a_resource_with_verbs_is_of_the_first_version_that_has_them(is_aggregated: bool) -> None:
+    def entry(plural: str, *verbs: str) -> Manifest:
+        described = {"responseKind": {"kind": plural.title()}, "scope": "Namespaced", "resource": plural}
+        return {"name": plural, "kind": plural.title(), "namespaced": True, "verbs": verbs} | described
+
+    full = ("create", "delete", "list")
+    served = {"v2": [entry("widgets", *full), entry("gizmos", "create")], "v1": [entry("gizmos", *full)]}
+    versions = [{"version": version, "resources": entries} for version, entries in served.items()]
+    documents: dict[str, Any] = {
+        "/api": {"kind": "APIVersions", "versions": []},
+        "/apis": {"kind": "APIGroupList", "groups": [{"name": "example.com", "versions": versions}]},
+        **{f"/apis/example.com/{version}": {"resources": entries} for version, entries in served.items()},
+    }
+    if is_aggregated:
+        items = [{"metadata": {"name": "example.com"}, "versions": versions}]
+        documents = {path: {"kind": "APIGroupDiscoveryList", "items": []} for path in ("/api", "/apis")}
+        documents["/apis"]["items"] = items
+    async with discovering(Stub(documents)) as discovery:
+        found = await discovery.with_verbs("list", "delete")
+    assert [(resource.version, resource.plural) for resource in found] == [("v2", "widgets"), ("v1", "gizmos")]
+
+
 @pytest.mark.parametrize("present", [True, False])
 async def test_lookups_at_the_same_time_share_one_request(present: bool) -> None:
     """Pitfall 78."""

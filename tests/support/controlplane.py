@@ -105,8 +105,9 @@ def envtest(assets: Path) -> Iterator[RestConfig]:
             stack.callback(_stop, process, stop_timeout)
         url = f"https://127.0.0.1:{port}"
         _wait_ready(f"{url}/readyz", token, start_timeout)
+        authority = Material(file=folder / "serving" / "apiserver.crt")
         yield RestConfig(
-            server=url, credentials=StaticToken(token), tls=TlsConfig(insecure=True), user_agent="kaito-tests"
+            server=url, credentials=StaticToken(token), tls=TlsConfig(authority=authority), user_agent="kaito-tests"
         )
 
 

@@ -38,7 +38,7 @@ class ClusterOptions:
     speed: float = 1.0
     """How many times faster than by default pods start and pools come and go."""
     workloads: bool = True
-    """Whether workloads live: without, there are only garbage collection and namespaces, and no node."""
+    """Whether workloads live: without, only deleting has its consequences, and there is no node."""
     cloud: ArmOptions = field(
         default_factory=lambda: ArmOptions(
             site=Site(

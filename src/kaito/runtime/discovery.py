@@ -8,7 +8,7 @@ definition that is installed later is seen and one that never comes costs little
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar, final
+from typing import NamedTuple, TypeVar, final
 
 import msgspec
 
@@ -33,6 +33,7 @@ class _Discovered(msgspec.Struct, rename="camel"):
     resource: str
     scope: str
     response_kind: _Kind | None = None
+    verbs: list[str] = []
 
 
 class _Version(msgspec.Struct):
@@ -72,12 +73,20 @@ class _LegacyResource(msgspec.Struct):
     name: str
     kind: str
     namespaced: bool
+    verbs: list[str] = []
 
 
 class _LegacyResources(msgspec.Struct):
     resources: list[_LegacyResource] = []
 
 
+class _Served(NamedTuple):
+    resource: Resource[Manifest]
+    verbs: frozenset[str]
+
+
+_Versions = dict[str, list[_Served]]
+"""What a group has in each version, the preferred one first."""
 _Kinds = dict[str, dict[str, Resource[Manifest]]]
 """Resources of a group by version, the preferred one first, and kind."""
 
@@ -132,6 +141,21 @@ class Discovery:
         group, slash, version = str(manifest.get("apiVersion", "")).rpartition("/")
         return await self.resource(group if slash else "", str(manifest.get("kind", "")), version)
 
+    async def with_verbs(self, *verbs: str) -> list[Resource[Manifest]]:
+        """Every resource that has all ``verbs``, in the first version of its group that serves it so. Always asks the server.
+
+        Raises ApiError or TransportError where it did not say.
+        """
+        wanted = frozenset(verbs)
+        found: dict[tuple[str, str], Resource[Manifest]] = {}
+        for root in (_root(""), _root("*")):
+            catalogue = await self._ask(root)
+            for versions in (await self._everything(catalogue)).values():
+                for served in (entry for entries in versions.values() for entry in entries):
+                    if served.verbs >= wanted:
+                        found.setdefault((served.resource.group, served.resource.plural), served.resource)
+        return list(found.values())
+
     def invalidate(self) -> None:
         """Forget everything, as after a definition was replaced by one with another plural or scope."""
         self._groups.clear()
@@ -145,30 +169,45 @@ class Discovery:
 
     async def _look(self, group: str) -> None:
         root = _root(group)
-        answer = await self._rest.send("GET", root, accept=_ACCEPT)
-        catalogue = _decode(answer.body, _Catalogue)
+        catalogue = await self._ask(root)
         if catalogue.kind == "APIGroupDiscoveryList":
             core = root == "/api"
             kept = {name: kinds for name, kinds in self._groups.items() if (name == "") != core}
-            self._groups = kept | {item.metadata.name: _aggregated(item) for item in catalogue.items}
+            self._groups = kept | {item.metadata.name: _by_kind(_aggregated(item)) for item in catalogue.items}
             for name in [name for name in self._looked if _root(name) == root]:
                 del self._looked[name]
             self._looked[root] = self._clock.monotonic()
             return
-        kinds: _Kinds = {}
-        for version in _versions(catalogue, group):
+        self._groups[group] = _by_kind(await self._listed(group, _versions(catalogue, group)))
+        self._looked[group] = self._clock.monotonic()
+
+    async def _ask(self, root: str) -> _Catalogue:
+        return _decode((await self._rest.send("GET", root, accept=_ACCEPT)).body, _Catalogue)
+
+    async def _everything(self, catalogue: _Catalogue) -> dict[str, _Versions]:
+        if catalogue.kind == "APIGroupDiscoveryList":
+            return {item.metadata.name: _aggregated(item) for item in catalogue.items}
+        groups = [item.name for item in catalogue.groups] or [""]
+        return {group: await self._listed(group, _versions(catalogue, group)) for group in groups}
+
+    async def _listed(self, group: str, versions: list[str]) -> _Versions:
+        """What a group has, by a request for each version; a version that has gone meanwhile is left out."""
+        found: _Versions = {}
+        for version in versions:
             path = f"/apis/{group}/{version}" if group else f"/api/{version}"
             try:
                 listed = _decode((await self._rest.send("GET", path)).body, _LegacyResources)
             except NotFound:
                 continue
-            kinds[version] = {
-                item.kind: manifest_resource(group, version, item.kind, item.name, namespaced=item.namespaced)
+            found[version] = [
+                _Served(
+                    manifest_resource(group, version, item.kind, item.name, namespaced=item.namespaced),
+                    frozenset(item.verbs),
+                )
                 for item in listed.resources
                 if "/" not in item.name
-            }
-        self._groups[group] = kinds
-        self._looked[group] = self._clock.monotonic()
+            ]
+        return found
 
 
 def _root(group: str) -> str:
@@ -182,17 +221,26 @@ def _decode(body: bytes, model: type[T]) -> T:
         raise DecodeError(f"the server's answer is not a discovery document: {error}") from error
 
 
-def _aggregated(group: _Group) -> _Kinds:
+def _aggregated(group: _Group) -> _Versions:
     name = group.metadata.name
     return {
-        version.version: {
-            item.response_kind.kind: manifest_resource(
-                name, version.version, item.response_kind.kind, item.resource, namespaced=item.scope == "Namespaced"
+        version.version: [
+            _Served(
+                manifest_resource(
+                    name, version.version, item.response_kind.kind, item.resource, namespaced=item.scope == "Namespaced"
+                ),
+                frozenset(item.verbs),
             )
             for item in version.resources
             if item.response_kind is not None
-        }
+        ]
         for version in group.versions
+    }
+
+
+def _by_kind(versions: _Versions) -> _Kinds:
+    return {
+        version: {served.resource.kind: served.resource for served in entries} for version, entries in versions.items()
     }
 
 

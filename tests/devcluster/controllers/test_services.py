@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kaito.devcluster.controllers import conditions, discovery, endpoints, nodes, volumes
+from kaito.devcluster.controllers import conditions, endpoints, nodes, volumes
 from kaito.devcluster.controllers.namespaces import terminating_conditions
 from kaito.devcluster.controllers.ownership import sort_claims
 from kaito.runtime import LabelSelector, Manifest, ObjectMeta, Stored
@@ -100,34 +100,6 @@ def test_taints_follow_conditions() -> None:
         "node.kubernetes.io/not-ready",
         "node.kubernetes.io/unschedulable",
     }
-
-
-def test_discovery_takes_each_resource_once_and_no_events() -> None:
-    def resource(plural: str, *verbs: str) -> Manifest:
-        return {
-            "resource": plural,
-            "responseKind": {"kind": plural.title()},
-            "scope": "Namespaced",
-            "verbs": list(verbs),
-        }
-
-    full = ("list", "watch", "delete", "get")
-    document = {
-        "items": [
-            {
-                "metadata": {"name": "g"},
-                "versions": [
-                    {"version": "v2", "resources": [resource("a", *full)]},
-                    {"version": "v1", "resources": [resource("a", *full), resource("b", "create")]},
-                ],
-            },
-            {
-                "metadata": {"name": "events.k8s.io"},
-                "versions": [{"version": "v1", "resources": [resource("events", *full)]}],
-            },
-        ]
-    }
-    assert [(item.group, item.version, item.plural) for item in discovery.parse(document)] == [("g", "v2", "a")]
 
 
 def test_conditions_move_their_time_only_with_their_status() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from devcluster.living import Living, template, workload
+from devcluster.living import Living, is_ready, template, workload
 from kaito.devcluster.controllers.resources import DAEMON_SETS, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES
 from kaito.runtime import Manifest, NotFound
 from kaito.runtime.resource import (
@@ -81,15 +81,7 @@ async def test_a_stateful_set_names_numbers_and_rolls_its_pods(living: Living) -
     await living.none_left(PODS, app="db")
     assert (await living.get(PERSISTENT_VOLUME_CLAIMS, "data-db-1"))["status"]["phase"] == "Bound"
     await living.delete(PERSISTENT_VOLUME_CLAIMS, "data-db-1")
-
-    async def reclaimed() -> bool:
-        try:
-            await living.client.get(PERSISTENT_VOLUMES, volume["metadata"]["name"])
-        except NotFound:
-            return True
-        return False
-
-    await living.until_true(reclaimed)
+    await living.gone(PERSISTENT_VOLUMES, volume["metadata"]["name"])
 
 
 async def test_ordered_pods_wait_for_the_one_before(living: Living) -> None:
@@ -109,7 +101,7 @@ async def test_a_job_completes(living: Living) -> None:
     assert done["status"]["startTime"]
     assert done["status"]["completionTime"]
     assert has("SuccessCriteriaMet")(done)
-    pods = await living.list(PODS, **{"batch.kubernetes.io/job-name": "once"})
+    pods = await living.list(PODS, **{"job-name": "once"})
     assert {pod["status"]["phase"] for pod in pods} == {"Succeeded"}
     assert {pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] for pod in pods} == {0}
 
@@ -118,7 +110,7 @@ async def test_an_indexed_job_gives_every_pod_its_number(living: Living) -> None
     await living.create(JOBS, job("shards", completions=3, parallelism=3, completionMode="Indexed"))
     done = await living.until(JOBS, "shards", has("Complete"))
     assert done["status"]["completedIndexes"] == "0-2"
-    pods = await living.list(PODS, **{"batch.kubernetes.io/job-name": "shards"})
+    pods = await living.list(PODS, **{"job-name": "shards"})
     assert sorted(pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] for pod in pods) == [
         "0",
         "1",
@@ -130,7 +122,7 @@ async def test_a_job_that_fails_too_often_fails(living: Living) -> None:
     await living.create(JOBS, job("bad", fail="oom", backoffLimit=0))
     failed = await living.until(JOBS, "bad", has("Failed", "BackoffLimitExceeded"))
     assert failed["status"]["failed"] == 1
-    (pod,) = await living.list(PODS, **{"batch.kubernetes.io/job-name": "bad"})
+    (pod,) = await living.list(PODS, **{"job-name": "bad"})
     assert pod["status"]["phase"] == "Failed"
     assert pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] == "OOMKilled"
 
@@ -218,3 +210,27 @@ async def test_pods_that_are_not_ready_are_published_only_where_asked(living: Li
         return "addresses" not in strict[0] and found[0]["addresses"][0]["hostname"] == "web-0"
 
     await living.until_true(published)
+
+
+async def test_a_claim_and_its_volume_stay_until_the_last_pod_has_gone(living: Living) -> None:
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    await living.create(PERSISTENT_VOLUME_CLAIMS, {"metadata": {"name": "data"}, "spec": claim})
+    mounted = {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}
+    pod = template("user", volumes=[mounted])
+    await living.create(PODS, {**pod, "metadata": {"name": "user", "labels": {"app": "user"}}})
+    await living.until(PODS, "user", is_ready)
+    bound = await living.until(PERSISTENT_VOLUME_CLAIMS, "data", lambda c: c["status"]["phase"] == "Bound")
+    volume = bound["spec"]["volumeName"]
+    await living.client.delete(PERSISTENT_VOLUMES, volume)
+    await living.delete(PERSISTENT_VOLUME_CLAIMS, "data")
+    await living.create(PODS, {**template("later"), "metadata": {"name": "later"}})
+    await living.until(PODS, "later", is_ready)
+    for held in (
+        await living.get(PERSISTENT_VOLUME_CLAIMS, "data"),
+        await living.client.get(PERSISTENT_VOLUMES, volume),
+    ):
+        assert held["metadata"]["deletionTimestamp"]
+        assert held["metadata"]["finalizers"]
+    await living.delete(PODS, "user")
+    await living.gone(PERSISTENT_VOLUME_CLAIMS, "data")
+    await living.gone(PERSISTENT_VOLUMES, volume)

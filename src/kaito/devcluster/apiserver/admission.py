@@ -24,8 +24,8 @@ _NODE_TAINTS = (_NOT_READY, "node.kubernetes.io/unreachable")
 
 
 class Admission:
-    """NamespaceLifecycle, Priority, DefaultTolerationSeconds, TaintNodesByCondition, DefaultStorageClass, and the default
-    service account's name.
+    """NamespaceLifecycle, Priority, DefaultTolerationSeconds, TaintNodesByCondition, DefaultStorageClass,
+    StorageObjectInUseProtection, and the default service account's name.
 
     Unlike the ServiceAccount plugin it mounts no token, and does not ask whether the account exists.
     """
@@ -43,6 +43,9 @@ class Admission:
                 self._pod(kind, obj)
             case "persistentvolumeclaims":
                 self._claim(obj)
+                _protect(obj, "kubernetes.io/pvc-protection")
+            case "persistentvolumes":
+                _protect(obj, "kubernetes.io/pv-protection")
             case "nodes":
                 _taint_not_ready(obj)
 
@@ -123,6 +126,12 @@ def _forbidden(kind: Kind, name: str, why: str, *causes: Mapping[str, str]) -> F
     if causes:
         shown["causes"] = list(causes)
     return Forbidden(f'{kind.info.group_resource} "{name}" is forbidden: {why}', details=shown)
+
+
+def _protect(obj: Object, finalizer: str) -> None:
+    finalizers = obj["metadata"].get("finalizers") or []
+    if finalizer not in finalizers:
+        obj["metadata"]["finalizers"] = [*finalizers, finalizer]
 
 
 def _taint_not_ready(node: Object) -> None:

@@ -16,6 +16,7 @@ from kaito.devcluster.controllers import (
     namespaces,
     nodes,
     podgc,
+    protection,
     replicasets,
     scheduler,
     statefulsets,
@@ -27,10 +28,11 @@ __all__ = ["setup_all"]
 
 
 def setup_all(manager: Manager, authority: bytes, *, workloads: bool = True) -> None:
-    """Add every controller. ``authority``: PEM certificates that pods are to trust. Without ``workloads`` only garbage
-    collection and namespaces."""
+    """Add every controller. ``authority``: PEM certificates that pods are to trust. Without ``workloads`` only
+    those by which objects go: garbage collection, namespaces, protection of claims and volumes."""
     garbage.setup(manager)
     namespaces.setup(manager, authority)
+    protection.setup(manager)
     if not workloads:
         return
     for module in (

@@ -5,46 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import msgspec
+from kaito.runtime import Discovery, Manifest, Resource, manifest_resource
 
-from kaito.runtime import Client, Manifest, Resource, manifest_resource
-
-_ACCEPT = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"
-_NEEDED = {"list", "watch", "delete"}
-_IGNORED = {("", "events"), ("events.k8s.io", "events")}
-"""Events own nothing, belong to nobody and expire by themselves."""
+_EVENTS = {("", "events"), ("events.k8s.io", "events")}
+"""They own nothing, belong to nobody and expire by themselves."""
 
 
-async def discover(client: Client) -> list[Resource[Manifest]]:
+async def discover(discovery: Discovery) -> list[Resource[Manifest]]:
     """Every resource whose objects can be listed, watched and deleted, each in one version; no Events."""
-    found: list[Resource[Manifest]] = []
-    for path in ("/api", "/apis"):
-        answer = await client.rest.send("GET", path, accept=_ACCEPT)
-        found += parse(msgspec.json.decode(answer.body))
-    return found
-
-
-def parse(document: Mapping[str, Any]) -> list[Resource[Manifest]]:
-    """The resources of an aggregated discovery document; the server puts its preferred version of a group first."""
-    found: dict[tuple[str, str], Resource[Manifest]] = {}
-    for group in document.get("items") or ():
-        name = (group.get("metadata") or {}).get("name", "")
-        for version in group.get("versions") or ():
-            for resource in version.get("resources") or ():
-                plural = resource["resource"]
-                if (name, plural) in _IGNORED or not set(resource.get("verbs") or ()) >= _NEEDED:
-                    continue
-                found.setdefault(
-                    (name, plural),
-                    manifest_resource(
-                        name,
-                        version["version"],
-                        resource["responseKind"]["kind"],
-                        plural,
-                        namespaced=resource["scope"] == "Namespaced",
-                    ),
-                )
-    return list(found.values())
+    found = await discovery.with_verbs("list", "watch", "delete")
+    return [resource for resource in found if (resource.group, resource.plural) not in _EVENTS]
 
 
 def established(definition: Mapping[str, Any]) -> Resource[Manifest] | None:

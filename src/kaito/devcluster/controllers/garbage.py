@@ -74,7 +74,7 @@ class GarbageCollector:
         """Watch everything until cancelled."""
         registrations = []
         try:
-            for resource in builtin(await discover(self._client), self._definitions.list()):
+            for resource in builtin(await discover(self._manager.discovery), self._definitions.list()):
                 self._monitors[resource] = _Monitor(self._manager.cache)
                 self._by_kind[resource.group, resource.kind] = resource
                 registrations.append(self._manager.cache.informer(resource).add_handler(self._seen))

@@ -16,6 +16,7 @@ from kaito.runtime import (
     Client,
     Clock,
     Controller,
+    Discovery,
     Forbidden,
     Key,
     Lister,
@@ -43,6 +44,7 @@ class NamespaceReconciler:
     def __init__(
         self,
         client: Client,
+        discovery: Discovery,
         namespaces: Lister[Manifest],
         accounts: Lister[Manifest],
         config_maps: Lister[Manifest],
@@ -50,6 +52,7 @@ class NamespaceReconciler:
         authority: str,
     ) -> None:
         self._client = client
+        self._discovery = discovery
         self._namespaces = namespaces
         self._accounts = accounts
         self._config_maps = config_maps
@@ -96,7 +99,7 @@ class NamespaceReconciler:
     async def _drain(self, namespace: Manifest) -> Result | None:
         name = namespace["metadata"]["name"]
         left: dict[str, list[Mapping[str, Any]]] = {}
-        for resource in await discover(self._client):
+        for resource in await discover(self._discovery):
             if resource.namespaced:
                 remaining = await self._empty(resource, name)
                 if remaining:
@@ -114,10 +117,12 @@ class NamespaceReconciler:
     async def _empty(self, resource: Resource[Manifest], namespace: str) -> list[Mapping[str, Any]]:
         """Ask for the deletion of every object of ``resource``; the metadata of those that are still there afterwards."""
         try:
-            if not await self._client.list(resource, namespace):
-                return []
-            await self._client.rest.send("DELETE", resource.path(namespace))
-            return [item["metadata"] for item in await self._client.list(resource, namespace)]
+            items = await self._client.list(resource, namespace)
+            for item in items:
+                if "deletionTimestamp" not in item["metadata"]:
+                    with contextlib.suppress(NotFound):
+                        await self._client.delete(resource, item["metadata"]["name"], namespace)
+            return [item["metadata"] for item in await self._client.list(resource, namespace)] if items else []
         except NotFound:
             return []  # a definition that went meanwhile
 
@@ -188,6 +193,7 @@ def setup(manager: Manager, authority: bytes) -> None:
     cache = manager.cache
     reconciler = NamespaceReconciler(
         manager.client,
+        manager.discovery,
         cache.lister(NAMESPACES),
         cache.lister(SERVICE_ACCOUNTS),
         cache.lister(CONFIG_MAPS),

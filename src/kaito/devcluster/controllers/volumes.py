@@ -1,7 +1,7 @@
 """Volumes: every claim gets one at once. Nothing is behind them.
 
 Looser than a real cluster: any storage class provisions, whether it exists or not, unless it is "" (then only volumes that
-exist already are bound); ``WaitForFirstConsumer`` does not wait; claims and volumes in use are not protected from deletion.
+exist already are bound); ``WaitForFirstConsumer`` does not wait.
 """
 
 from __future__ import annotations
@@ -163,15 +163,16 @@ class VolumeReconciler:
 
     async def reconcile(self, request: Request) -> None:
         volume = self._volumes.get(request.key.name)
-        if volume is None or "deletionTimestamp" in volume["metadata"]:
+        if volume is None:
             return
         phase = await self._phase(volume)
-        if phase == "Released" and volume["spec"].get("persistentVolumeReclaimPolicy") == "Delete":
-            with contextlib.suppress(NotFound):
+        with contextlib.suppress(NotFound):
+            if (volume.get("status") or {}).get("phase") != phase:
+                patch = {"status": {"phase": phase}}
+                await self._client.patch(PERSISTENT_VOLUMES, request.key.name, patch, subresource="status")
+            unwanted = phase == "Released" and volume["spec"].get("persistentVolumeReclaimPolicy") == "Delete"
+            if unwanted and "deletionTimestamp" not in volume["metadata"]:
                 await self._client.delete(PERSISTENT_VOLUMES, request.key.name, uid=volume["metadata"]["uid"])
-        elif (volume.get("status") or {}).get("phase") != phase:
-            patch = {"status": {"phase": phase}}
-            await self._client.patch(PERSISTENT_VOLUMES, request.key.name, patch, subresource="status")
 
     async def _phase(self, volume: Manifest) -> str:
         holder = volume["spec"].get("claimRef")
