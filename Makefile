@@ -38,7 +38,7 @@ format: $(STAMP) ## Format the code
 manifests: $(STAMP) ## Write config/crd from the API types
 	$(BIN)/python hack/generate_crds.py
 
-bench: $(STAMP) ## Measure the runtime beside its peers (SIZES=1000,5000 for chosen sizes)
+bench: $(STAMP) ## Measure the runtime beside its peers (SIZES="widgets=5000 pods=10000" for chosen sizes)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	$(BIN)/python hack/bench/runtime.py $(if $(SIZES),--sizes $(SIZES))
 

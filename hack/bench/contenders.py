@@ -1,106 +1,44 @@
-"""The programs that are compared. Each follows all widgets, "reconciles" each once, and then times every change.
+"""The programs that are compared. Each follows all objects of a kind, "reconciles" each once, and then times every change.
 
-Run as ``python -m hack.bench.contenders NAME KUBECONFIG COUNT``; it prints a line of JSON for each thing that the benchmark
-waits for, and ends when its standard input does.
+Run as ``python -m hack.bench.contenders NAME KUBECONFIG PLURAL COUNT``; the first line of its standard input is that of
+``access_line``. It prints a line of JSON for each thing that the benchmark waits for, and ends when its standard input does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
-import threading
-import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from hack.bench.names import GROUP, PLURAL, STAMP, STARTED, VERSION
-
-
-def resident() -> tuple[float, float]:
-    """Current and peak resident memory in MB."""
-    fields = dict(
-        line.split(":", 1)
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith(("VmRSS", "VmHWM"))
-    )
-    return tuple(int(fields[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))  # type: ignore[return-value]
+from hack.bench.names import NAMES, POD, Names
+from hack.bench.report import Report
 
 
-class Report:
-    """What a contender has seen, and what it says of it."""
+async def kaito(kubeconfig: str, access: str, names: Names, report: Report) -> None:
+    from hack.bench.access import parse_access
+    from kaito.runtime import Controller, Manager, ManagerOptions, Request, manifest_resource
+    from kaito.runtime.resource import PODS
 
-    def __init__(self, count: int) -> None:
-        self._left = {f"widget-{number:06d}" for number in range(count)}
-        self._latencies: list[float] = []
-        self._lag: list[float] = []
-
-    def reconciled(self, name: str, annotations: Mapping[str, str]) -> None:
-        if self._left:
-            self._left.discard(name)
-            if not self._left:
-                self.say("reconciled", seconds=(time.monotonic_ns() - int(os.environ[STARTED])) / 1e9)
-            return
-        if STAMP in annotations:
-            self._latencies.append((time.monotonic_ns() - int(annotations[STAMP])) / 1e9)
-
-    def say(self, what: str, **values: Any) -> None:
-        print(json.dumps({"what": what, **values}), flush=True)
-
-    async def serve(self) -> None:
-        """Answer each line of standard input with the figures so far; return at its end."""
-        loop = asyncio.get_running_loop()
-        lines: asyncio.Queue[str] = asyncio.Queue()
-
-        def read() -> None:
-            for line in sys.stdin:
-                loop.call_soon_threadsafe(lines.put_nowait, line)
-            loop.call_soon_threadsafe(lines.put_nowait, "")
-
-        threading.Thread(target=read, daemon=True).start()
-        lag = asyncio.create_task(self._measure_lag())
-        while await lines.get():
-            now, peak = resident()
-            times = os.times()
-            self.say(
-                "figures", rss=now, peak=peak, cpu=times.user + times.system, latencies=self._latencies, lag=self._lag
-            )
-            self._latencies, self._lag = [], []
-        lag.cancel()
-
-    async def _measure_lag(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + 0.01
-            await asyncio.sleep(0.01)
-            self._lag.append(max(0.0, loop.time() - due))
-
-
-async def kaito(kubeconfig: str, report: Report) -> None:
-    from hack.bench.widgets import WIDGETS
-    from kaito.runtime import Controller, Manager, ManagerOptions, Request, load_config
-
-    # As in a cluster, where that is possible: reading a kubeconfig loads all of kubernetes_asyncio, which no pod does.
-    config = load_config() if "KUBERNETES_SERVICE_HOST" in os.environ else load_config(kubeconfig)
-    manager = Manager(config, ManagerOptions(metrics_address="0", health_address="0"))
-    widgets = manager.cache.lister(WIDGETS)
+    manager = Manager(parse_access(access), ManagerOptions(metrics_address="0", health_address="0"))
+    resource = PODS if names is POD else manifest_resource(names.group, names.version, names.kind, names.plural)
+    objects = manager.cache.lister(resource)
 
     class Reconciler:
         async def reconcile(self, request: Request) -> None:
-            stored = widgets.stored(request.key.name, request.key.namespace)
+            stored = objects.stored(request.key.name, request.key.namespace)
             if stored is not None:
-                report.reconciled(request.key.name, stored.meta.annotations)
+                report.reconciled(request.key.namespace, request.key.name, stored.meta.annotations)
 
-    manager.add(Controller("bench", Reconciler(), WIDGETS, max_concurrent=4))
+    manager.add(Controller("bench", Reconciler(), resource, max_concurrent=4))
     running = asyncio.create_task(manager.run())
     await report.serve()
     manager.stop()
     await running
 
 
-async def kopf(kubeconfig: str, report: Report) -> None:
+async def kopf(kubeconfig: str, _: str, names: Names, report: Report) -> None:
     import kopf
 
     os.environ["KUBECONFIG"] = kubeconfig
@@ -111,9 +49,9 @@ async def kopf(kubeconfig: str, report: Report) -> None:
         return kopf.login_with_kubeconfig(**arguments)
 
     # The cheapest handler that kopf has: no finalizer, no progress annotations, no patches.
-    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    async def seen(name: str, annotations: Mapping[str, str], **_: Any) -> None:
-        report.reconciled(name, annotations)
+    @kopf.on.event(names.group, names.version, names.plural, registry=registry)
+    async def seen(namespace: str | None, name: str, annotations: Mapping[str, str], **_: Any) -> None:
+        report.reconciled(namespace or "", name, annotations)
 
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
@@ -126,58 +64,85 @@ async def kopf(kubeconfig: str, report: Report) -> None:
     await running
 
 
-async def kubernetes_asyncio(kubeconfig: str, report: Report) -> None:
+class _Api(NamedTuple):
+    """How an informer on kubernetes_asyncio reads a kind: custom resources as dictionaries, pods as models."""
+
+    read: Callable[..., Any]
+    """Lists, and with ``watch`` watches."""
+    arguments: tuple[str, ...]
+    page: Callable[[Any], tuple[list[Any], str, str | None]]
+    """Items, resource version and continue token."""
+    identity: Callable[[Any], tuple[str, str]]
+    """Namespace and name of an object."""
+    annotations: Callable[[Any], Mapping[str, str]]
+
+
+def _api(api_client: Any, names: Names) -> _Api:
+    from kubernetes_asyncio import client
+
+    if names is POD:
+        return _Api(
+            client.CoreV1Api(api_client).list_pod_for_all_namespaces,
+            (),
+            lambda page: (page.items, page.metadata.resource_version, page.metadata._continue),
+            lambda pod: (pod.metadata.namespace, pod.metadata.name),
+            lambda pod: pod.metadata.annotations or {},
+        )
+    return _Api(
+        client.CustomObjectsApi(api_client).list_cluster_custom_object,
+        (names.group, names.version, names.plural),
+        lambda page: (page["items"], page["metadata"]["resourceVersion"], page["metadata"].get("continue")),
+        lambda item: (item["metadata"]["namespace"], item["metadata"]["name"]),
+        lambda item: item["metadata"].get("annotations", {}),
+    )
+
+
+async def kubernetes_asyncio(kubeconfig: str, _: str, names: Names, report: Report) -> None:
     from kubernetes_asyncio import client, config, watch
 
     await config.load_kube_config(config_file=kubeconfig)
-    store: dict[str, Any] = {}
-    queue: asyncio.Queue[str] = asyncio.Queue()
+    store: dict[tuple[str, str], Any] = {}
+    queue: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
 
-    async def follow() -> None:
-        async with client.ApiClient() as api_client:
-            api = client.CustomObjectsApi(api_client)
-            token: Any = None  # the generated type says str, the first page has none
-            version = ""
+    async with client.ApiClient() as api_client:
+        api = _api(api_client, names)
+
+        def seen(item: Any) -> None:
+            key = api.identity(item)
+            store[key] = item
+            queue.put_nowait(key)
+
+        async def follow() -> None:
+            options: dict[str, Any] = {}
             while True:
-                page = await api.list_cluster_custom_object(
-                    GROUP, VERSION, PLURAL, limit=500, **({"_continue": token} if token else {})
-                )
-                for item in page["items"]:
-                    store[item["metadata"]["name"]] = item
-                    queue.put_nowait(item["metadata"]["name"])
-                version, token = page["metadata"]["resourceVersion"], page["metadata"].get("continue", "")
+                items, version, token = api.page(await api.read(*api.arguments, limit=500, **options))
+                for item in items:
+                    seen(item)
                 if not token:
                     break
+                options["_continue"] = token
             async with watch.Watch() as watching:
-                stream = watching.stream(
-                    api.list_cluster_custom_object,
-                    GROUP,
-                    VERSION,
-                    PLURAL,
-                    resource_version=version,
-                    timeout_seconds=3600,
-                )
+                stream = watching.stream(api.read, *api.arguments, resource_version=version, timeout_seconds=3600)
                 async for event in stream:
-                    item = event["object"]
-                    store[item["metadata"]["name"]] = item
-                    queue.put_nowait(item["metadata"]["name"])
+                    seen(event["object"])
 
-    async def reconcile() -> None:
-        while True:
-            name = await queue.get()
-            report.reconciled(name, store[name]["metadata"].get("annotations", {}))
+        async def reconcile() -> None:
+            while True:
+                key = await queue.get()
+                report.reconciled(*key, api.annotations(store[key]))
 
-    tasks = [asyncio.create_task(follow()), asyncio.create_task(reconcile())]
-    await report.serve()
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+        tasks = [asyncio.create_task(follow()), asyncio.create_task(reconcile())]
+        await report.serve()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 def main() -> None:
-    name, kubeconfig, count = sys.argv[1:]
+    name, kubeconfig, plural, count = sys.argv[1:]
     contender = {"kaito": kaito, "kopf": kopf, "kubernetes_asyncio": kubernetes_asyncio}[name]
-    report = Report(int(count))
+    names = NAMES[plural]
+    report = Report(names, int(count))
     # uvloop where the contender itself would use it; an informer on kubernetes_asyncio runs on asyncio's own loop.
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     if name != "kubernetes_asyncio":
@@ -185,7 +150,7 @@ def main() -> None:
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(contender(kubeconfig, report))
+        runner.run(contender(kubeconfig, sys.stdin.readline(), names, report))
 
 
 if __name__ == "__main__":

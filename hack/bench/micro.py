@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
 
 import uvloop
 
@@ -15,7 +18,6 @@ from kaito.runtime.resource import CONFIG_MAPS
 from kaito.runtime.rest import Rest
 from kaito.runtime.workqueue import WorkQueue
 
-HEADER = ["part", "rate"]
 _KEYS = 200_000
 
 
@@ -56,13 +58,24 @@ async def _reconciles() -> float:
     return rate
 
 
-def measure() -> list[list[str]]:
-    """Rows of part and rate per second; the best of three runs each."""
-    rows = []
-    for name, part in (("queue: add + get + done of one key", _queue), ("reconciles that do nothing", _reconciles)):
-        best = 0.0
+@dataclass(frozen=True)
+class Parts:
+    """Times per second."""
+
+    queue: float
+    """Add, get and done of one key."""
+    reconciles: float
+    """Reconciles that do nothing."""
+
+
+def measure() -> Parts:
+    """The best of three runs each."""
+
+    def best(part: Callable[[], Coroutine[Any, Any, float]]) -> float:
+        rates = []
         for _ in range(3):
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                best = max(best, runner.run(part()))
-        rows.append([name, f"{best:,.0f} /s"])
-    return rows
+                rates.append(runner.run(part()))
+        return max(rates)
+
+    return Parts(best(_queue), best(_reconciles))

@@ -1,7 +1,7 @@
 """``make bench``: kaito's runtime beside kopf and an informer on kubernetes_asyncio.
 
 One API server, the same objects, one contender at a time. With ``--kubeconfig`` it measures against any API server, which
-then keeps the benchmark's objects.
+then keeps the benchmark's objects. Ends with 1 where a goal that was measured is missed.
 """
 
 from __future__ import annotations
@@ -12,45 +12,51 @@ import contextlib
 import json
 import os
 import platform
-import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+
+import uvloop
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from hack.bench import micro  # noqa: E402 - this file is run as a script
-from hack.bench.names import STARTED  # noqa: E402
-from hack.bench.widgets import load, touch  # noqa: E402
+from hack.bench.figures import Figures, contenders_table, parts_table  # noqa: E402
+from hack.bench.goals import goals_table, judge  # noqa: E402
+from hack.bench.measure import CHURN_RATE, ContenderFailed, measure, say  # noqa: E402
+from hack.bench.objects import KINDS, Kind, load  # noqa: E402
 from kaito.runtime import Client, Rest, RuntimeMetrics, load_config  # noqa: E402
 
 CONTENDERS = ("kaito", "kopf", "kubernetes_asyncio")
-PATCHES = 1000
-CHURN_RATE, CHURN_SECONDS = 500, 10
-SETTLE_SECONDS = 3
+SIZES = ("widgets=1000,5000,10000", "pods=1000,10000,50000")
+_DOCUMENT = """# Benchmarks
 
+Written by `make bench`: the contenders ran one after another in one run, on the same API server and objects; times count \
+from the start of each one's process. Compare ratios: absolute figures depend on the machine. 1 MB is 10^6 bytes.
 
-@dataclass(frozen=True)
-class Figures:
-    """One contender at one size. Times in seconds, memory in MB."""
+{machine}
 
-    contender: str
-    count: int
-    reconciled: float
-    peak: float
-    settled: float
-    cpu: float
-    latency: list[float]
-    churn_lag: list[float]
-    churn_rate: float
+Each follows the objects of all namespaces as is usual with it. kaito: a `Controller`, whose cache holds the objects' JSON \
+without managed fields. kopf: `@kopf.on.event`. kubernetes_asyncio: list, then watch, into a dictionary; custom resources as \
+plain dictionaries, pods as the library's `V1Pod` models, because that is what its typed API gives.
+
+Latency is from before a patch is sent until the change is reconciled, patches one by one. Churn asks for {rate} changes a \
+second; events/s is how many the API server took.
+
+{sections}
+## Parts
+
+{parts}
+
+## Goals
+
+{goals}
+"""
 
 
 @contextlib.contextmanager
@@ -74,187 +80,119 @@ def api_server(kubeconfig: str | None) -> Iterator[str]:
             process.communicate()
 
 
-@contextlib.asynccontextmanager
-async def contender(name: str, kubeconfig: str, count: int) -> AsyncIterator[asyncio.subprocess.Process]:
-    environ = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
-    folder = Path(kubeconfig).parent
-    if (folder / "token").exists():
-        server = urlsplit(load_config(kubeconfig).server)
-        environ |= {
-            "KUBERNETES_SERVICE_HOST": server.hostname or "",
-            "KUBERNETES_SERVICE_PORT": str(server.port),
-            "KUBERNETES_SERVICE_ACCOUNT_DIR": str(folder),
-        }
-    environ[STARTED] = str(time.monotonic_ns())
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "hack.bench.contenders", name, kubeconfig, str(count),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, limit=1 << 26, env=environ,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            async with asyncio.timeout(20):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-
-
-async def hear(process: asyncio.subprocess.Process, what: str) -> dict[str, Any]:
-    assert process.stdout is not None
-    while line := await process.stdout.readline():
-        with contextlib.suppress(json.JSONDecodeError):
-            said = json.loads(line)
-            if isinstance(said, dict) and said.get("what") == what:
-                return said
-    raise SystemExit(f"a contender ended before it said {what!r}")
-
-
-async def ask(process: asyncio.subprocess.Process) -> dict[str, Any]:
-    assert process.stdin is not None
-    process.stdin.write(b"figures\n")
-    return await hear(process, "figures")
-
-
-async def measure(name: str, kubeconfig: str, client: Client, count: int) -> Figures:
-    async with contender(name, kubeconfig, count) as process:
-        async with asyncio.timeout(600):
-            reconciled = (await hear(process, "reconciled"))["seconds"]
-        await asyncio.sleep(SETTLE_SECONDS)
-        settled = await ask(process)
-        rng = random.Random(1)
-        for _ in range(PATCHES):
-            await touch(client, rng.randrange(count))
-        await asyncio.sleep(0.5)
-        patched = await ask(process)
-        rate = await churn(client, count, rng)
-        await asyncio.sleep(0.5)
-        churned = await ask(process)
-    return Figures(
-        name,
-        count,
-        reconciled,
-        settled["peak"],
-        settled["rss"],
-        settled["cpu"],
-        patched["latencies"],
-        churned["lag"],
-        rate,
-    )
-
-
-async def churn(client: Client, count: int, rng: random.Random) -> float:
-    """Changes at a steady rate for a while; the rate that was reached, per second."""
-    began, sent = time.monotonic(), 0
-    ends = began + CHURN_SECONDS
-
-    async def write() -> None:
-        nonlocal sent
-        while (now := time.monotonic()) < ends:
-            if sent >= (now - began) * CHURN_RATE:
-                await asyncio.sleep(0.002)
-                continue
-            sent += 1
-            await touch(client, rng.randrange(count))
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(8):
-            group.create_task(write())
-    return sent / (time.monotonic() - began)
-
-
-def quantile(values: list[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
-
-
-def row(figures: Figures, base: Figures) -> list[str]:
-    return [
-        figures.contender,
-        f"{figures.reconciled:.2f}",
-        f"{figures.reconciled / base.reconciled:.1f}x",
-        f"{figures.peak:.0f}",
-        f"{figures.settled:.0f}",
-        f"{figures.settled / base.settled:.1f}x",
-        f"{figures.cpu:.1f}",
-        f"{quantile(figures.latency, 0.5) * 1e3:.2f}",
-        f"{quantile(figures.latency, 0.99) * 1e3:.2f}",
-        f"{quantile(figures.churn_lag, 0.99) * 1e3:.1f}",
-        f"{figures.churn_rate:.0f}",
-    ]
-
-
-HEADER = [
-    "contender", "sync + first reconcile, s", "ratio", "peak RSS, MB", "settled RSS, MB", "ratio", "CPU to sync, s",
-    "latency p50, ms", "p99, ms", "loop lag p99 under churn, ms", "events/s",
-]  # fmt: skip
-
-
-def table(rows: list[list[str]], header: list[str]) -> str:
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
-
-
-def machine() -> str:
+def machine(server: str) -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     packages = ", ".join(
         f"{name} {version(name)}" for name in ("kopf", "kubernetes_asyncio", "aiohttp", "msgspec", "uvloop")
     )
     return (
         f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}, "
-        f"Python {platform.python_version()}; {packages}; API server: kaito's local cluster unless another was named."
+        f"Python {platform.python_version()}; {packages}; API server: {server}."
     )
 
 
-async def run(sizes: list[int], kubeconfig: str, contenders: list[str]) -> str:
+async def server_version(kubeconfig: str) -> str:
     rest = Rest(load_config(kubeconfig), RuntimeMetrics())
-    client = Client(rest)
-    sections = []
     try:
-        for count in sizes:
-            print(f"loading {count} objects …", flush=True)
-            await load(client, count)
-            measured = []
-            for name in contenders:
-                figures = await measure(name, kubeconfig, client, count)
-                measured.append(figures)
-                print(f"  {name}: {figures.reconciled:.2f} s, {figures.settled:.0f} MB settled", flush=True)
-            text = table([row(figures, measured[0]) for figures in measured], HEADER)
-            sections.append(f"## {count} custom resources of 5.6 KB\n\n{text}\n")
-            print(text, flush=True)
+        answer = await rest.send("GET", "/version")
     finally:
         await rest.aclose()
-    return "\n".join(sections)
+    return f"Kubernetes {json.loads(answer.body)['gitVersion']}"
 
 
-def main() -> None:
+async def run(sizes: dict[str, list[int]], kubeconfig: str, contenders: list[str]) -> tuple[list[str], list[Figures]]:
+    """A section of the document for each kind and size, and all figures."""
+    rest = Rest(load_config(kubeconfig), RuntimeMetrics())
+    client = Client(rest)
+    sections: list[str] = []
+    measured: list[Figures] = []
+    try:
+        for plural, counts in sizes.items():
+            for count in counts:
+                section, figures = await compare(client, kubeconfig, KINDS[plural], count, contenders)
+                sections.append(section)
+                measured += figures
+    finally:
+        await rest.aclose()
+    return sections, measured
+
+
+async def compare(
+    client: Client, kubeconfig: str, kind: Kind, count: int, contenders: list[str]
+) -> tuple[str, list[Figures]]:
+    say(f"{count:,} {kind.title}: loading")
+    size = await load(client, kind, count)
+    measured, failures = [], []
+    for name in contenders:
+        try:
+            measured.append(await measure(name, kubeconfig, client, kind, count))
+        except ContenderFailed as error:
+            if name == "kaito":
+                raise
+            failures.append(f"{name} did not finish: {error}.")
+            say(f"  {failures[-1]}")
+    shown = "\n\n".join([contenders_table(measured), *failures] if measured else failures)
+    print(shown, flush=True)
+    return f"## {count:,} {kind.title} of {size / 1e3:.1f} KB\n\n{shown}\n", measured
+
+
+def size_list(text: str) -> tuple[str, list[int]]:
+    """``pods=1000,10000`` as a kind's plural and its sizes, in rising order."""
+    plural, _, numbers = text.partition("=")
+    try:
+        counts = sorted({int(number) for number in numbers.split(",")})
+    except ValueError:
+        counts = [0]
+    if plural not in KINDS or counts[0] < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like pods=1000,10000; kinds: {', '.join(KINDS)}")
+    return plural, counts
+
+
+def contender_list(text: str) -> list[str]:
+    names = text.split(",")
+    if not set(names) <= set(CONTENDERS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not some of {','.join(CONTENDERS)}")
+    return names
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", default="1000,5000,10000,50000", help="numbers of objects, separated by commas")
+    parser.add_argument(
+        "--sizes",
+        type=size_list,
+        nargs="+",
+        metavar="KIND=N,N",
+        default=[size_list(text) for text in SIZES],
+        help=f"numbers of objects of each kind ({', '.join(KINDS)}); a kind that is not named is left out",
+    )
     parser.add_argument("--kubeconfig", help="measure against this API server")
-    parser.add_argument("--contenders", default=",".join(CONTENDERS))
+    parser.add_argument("--contenders", type=contender_list, default=list(CONTENDERS), metavar="NAME,NAME")
     parser.add_argument(
         "--output", type=Path, default=ROOT / "docs" / "benchmarks.md", help="where the table is written"
     )
     arguments = parser.parse_args()
     parts = micro.measure()
-    print(table(parts, micro.HEADER), flush=True)
-    with api_server(arguments.kubeconfig) as kubeconfig:
-        sections = asyncio.run(
-            run([int(size) for size in arguments.sizes.split(",")], kubeconfig, arguments.contenders.split(","))
-        )
+    print(parts_table(parts), flush=True)
+    with api_server(arguments.kubeconfig) as kubeconfig, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        server = runner.run(server_version(kubeconfig)) if arguments.kubeconfig else "kaito's local cluster"
+        sections, measured = runner.run(run(dict(arguments.sizes), kubeconfig, arguments.contenders))
+    goals = judge(measured, parts)
+    print(goals_table(goals))
     arguments.output.write_text(
-        "# Benchmarks\n\nWritten by `make bench`: the contenders ran one after another in one run, on the same API server "
-        "and objects; times count from the start of its process. Compare ratios: absolute figures depend on the machine.\n\n"
-        f"{machine()}\n\n{sections}\n## Parts\n\n{table(parts, micro.HEADER)}\n"
+        _DOCUMENT.format(
+            machine=machine(server),
+            rate=CHURN_RATE,
+            sections="\n".join(sections),
+            parts=parts_table(parts),
+            goals=goals_table(goals),
+        )
     )
     print(f"written to {arguments.output}")
+    missed = [goal for goal in goals if goal.met is False]
+    for goal in missed:
+        print(f"missed: {goal.text}: {goal.measured}", file=sys.stderr)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

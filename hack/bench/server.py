@@ -14,9 +14,6 @@ from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
 
 async def serve(kubeconfig: Path) -> None:
     async with ApiServer(ApiServerOptions(window=200_000, watch_buffer=200_000)) as server:
-        # What a kubelet would mount into a pod, for programs that run as in a cluster.
-        (kubeconfig.parent / "token").write_text(server.admin_token)
-        (kubeconfig.parent / "ca.crt").write_bytes(server.ca_pem)
         staged = kubeconfig.with_suffix(".tmp")
         staged.write_text(yaml.safe_dump(server.kubeconfig()))
         staged.replace(kubeconfig)

@@ -223,6 +223,28 @@ async def test_a_list_never_asks_for_less_than_was_seen() -> None:
         assert asked == ["0", "50", ""]
 
 
+async def test_a_watch_that_repeats_the_past_and_breaks_brings_nothing_back() -> None:
+    watched: list[str] = []
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        if "watch" not in request.query:
+            return listing(version=1)
+        watched.append(request.query["resourceVersion"])
+        match len(watched):
+            case 1:
+                return await stream(request, event("ADDED", pod("y", 5)), event("DELETED", pod("y", 8)), hold=False)
+            case 2:
+                return await stream(request, event("ADDED", pod("y", 5)), hold=False)
+        return await stream(request, event("ADDED", pod("z", 9)))
+
+    async with following(respond) as (_, informer):
+        told: list[str] = []
+        informer.add_handler(lambda happened: told.append(f"{happened.type} {happened.current.key.name}"))
+        await eventually(lambda: names(informer) == {"z"})
+    assert watched == ["1", "8", "8"]
+    assert told == ["ADDED y", "DELETED y", "ADDED z"]
+
+
 def config_map(name: str, namespace: str) -> Manifest:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}}
 

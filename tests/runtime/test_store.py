@@ -57,6 +57,25 @@ def test_what_a_list_no_longer_has_is_reported_deleted_before_anything_new(store
     assert store.revision == 9
 
 
+def test_a_list_from_before_an_own_creation_and_deletion_does_not_bring_the_object_back(store: Store[Any]) -> None:
+    list(store.replace({}, "50"))
+    assert store.inject(make("x", 60)) is not None
+    assert store.forget(Key("n", "x"), "uid-x") is not None
+    assert list(store.replace({}, "50")) == []
+    assert store.upsert(make("x", 60)) is None
+    assert store.remove(make("x", 61)) is None
+    assert store.upsert(make("x", 70, uid="another")) is not None
+
+
+def test_a_list_from_after_an_own_deletion_ends_the_wait_for_its_event(store: Store[Any]) -> None:
+    list(store.replace(listing(make("x", 5)), "5"))
+    store.forget(Key("n", "x"), "uid-x")
+    list(store.replace(listing(make("x", 5)), "5"))
+    assert store.upsert(make("x", 5)) is None
+    list(store.replace({}, "9"))
+    assert store.upsert(make("x", 12)) is not None
+
+
 def test_changes_found_by_a_list_are_updates(store: Store[Any]) -> None:
     list(store.replace(listing(make("a", 1)), "1"))
     (event,) = store.replace(listing(make("a", 5)), "5")

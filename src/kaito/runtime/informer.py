@@ -411,7 +411,8 @@ class Informer(Generic[T]):
         if event.type == "DELETED":
             self._dispatch(self._store.remove(stored))
         elif event.type in ("ADDED", "MODIFIED"):
-            self._dispatch(self._store.upsert(stored))
+            if not progress.versions.told(stored.revision):
+                self._dispatch(self._store.upsert(stored))
         else:
             raise DecodeError(f"a watch event of the unknown type {event.type!r}")
         self._machine.seen(progress.versions.event(event.type, stored.resource_version))

@@ -166,16 +166,22 @@ class StreamedVersions:
     it is, until the first event that is not an ADDED, or a bookmark.
     """
 
-    __slots__ = ("_ordered", "reached")
+    __slots__ = ("_ordered", "_revision", "reached")
 
     def __init__(self, start: str) -> None:
         self._ordered = start not in ("", "0")
         self.reached = "" if not self._ordered else start
+        self._revision = revision(self.reached)
+
+    def told(self, resource_version: int) -> bool:
+        """Whether the watch is past that version: an event of it is a repetition, perhaps of an object that has gone since."""
+        return 0 <= resource_version <= self._revision
 
     def event(self, event_type: str, resource_version: str) -> str:
         """Take note of an event; the version to go on from, "" while unknown."""
         if event_type != "ADDED":
             self._ordered = True
-        if self._ordered and (revision(resource_version) >= revision(self.reached) or not self.reached):
-            self.reached = resource_version
+        number = revision(resource_version)
+        if self._ordered and (number >= self._revision or not self.reached):
+            self.reached, self._revision = resource_version, number
         return self.reached

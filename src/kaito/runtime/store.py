@@ -34,7 +34,7 @@ class Store(Generic[T]):
         self._namespaces: dict[str, dict[Key, None]] = {}
         self._index_functions: dict[str, IndexFunction] = {}
         self._indexes: dict[str, dict[str, dict[Key, None]]] = {}
-        self._dying: set[str] = set()
+        self._dying: dict[str, int] = {}
         self._on_index_error = on_index_error
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class Store(Generic[T]):
     def remove(self, stored: Stored[T]) -> Event[T] | None:
         """A DELETED of the watch, with the object's last state."""
         self.advance(stored.revision)
-        self._dying.discard(stored.uid)
+        self._dying.pop(stored.uid, None)
         old = self._objects.get(stored.key)
         if old is None or (old.uid != stored.uid and old.revision > stored.revision >= 0):
             return None
@@ -103,7 +103,9 @@ class Store(Generic[T]):
         Each event is applied when it is taken from the iterator, so that the caller may pause between two.
         """
         as_of = revision(resource_version)
-        self._dying &= {stored.uid for stored in listed.values()}
+        there = {stored.uid for stored in listed.values()}
+        # A list from before an own deletion is no word of it: the watch that follows tells of the object once more.
+        self._dying = {uid: last for uid, last in self._dying.items() if uid in there or 0 <= as_of < last}
         for key, old in tuple(self._objects.items()):
             # An object that is newer than the list was put here by this process after the list was taken.
             if key not in listed and self._objects.get(key) is old and not (as_of >= 0 and old.revision > as_of):
@@ -132,7 +134,7 @@ class Store(Generic[T]):
         old = self._objects.get(key)
         if old is None or old.uid != uid:
             return None
-        self._dying.add(uid)
+        self._dying[uid] = old.revision
         self._drop(old)
         return Event(EventType.DELETED, old=old)
 
