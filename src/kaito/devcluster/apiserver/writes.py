@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kaito.devcluster.apiserver.admission import Admission
 
 GENERATE_ATTEMPTS = 8
+_HEAD = frozenset({"apiVersion", "kind", "metadata"})
 Listener = Callable[[Kind, Object | None, Object | None], None]
 
 
@@ -97,7 +98,7 @@ class Writer:
                 "metadata.resourceVersion", "FieldValueInvalid", "Invalid value: 0x0: must be specified for an update"
             )
             raise meta.invalid(kind.info, record.name, [cause])
-        return self._replace(kind, record, obj, subresource, query, warnings)
+        return self._replace(kind, record, obj, kind.read(record), subresource, query, warnings)
 
     def patch(
         self,
@@ -110,19 +111,33 @@ class Writer:
         query: Query = NO_QUERY,
     ) -> Written:
         """Apply a JSON, merge or strategic merge patch. Raises ApiError."""
-        obj = apply_patch(kind, kind.read(record), body, content_type)
+        old = kind.read(record)
+        obj = apply_patch(kind, old, body, content_type)
         try:
             obj = meta.check_type(obj, kind)
             meta.settle_place(obj["metadata"], kind, record.namespace, record.name)
-            warnings = check_fields(kind, obj, query)
+            # The fields that the patch leaves alone were checked when they were stored.
+            kept = {name for name, value in obj.items() if name not in _HEAD and same(value, old.get(name))}
+            checked = {name: value for name, value in obj.items() if name not in kept}
+            warnings = check_fields(kind, checked, query)
         except BadRequest as error:
             raise refused_patch(body, error) from error
-        return self._replace(kind, record, obj, subresource, query, warnings)
+        only_metadata = checked.keys() <= _HEAD and kept == old.keys() - _HEAD
+        obj = {name: obj[name] if name in kept else checked[name] for name in obj if name in kept or name in checked}
+        return self._replace(kind, record, obj, old, subresource, query, warnings, only_metadata=only_metadata)
 
     def _replace(
-        self, kind: Kind, record: Record, obj: Object, subresource: str, query: Query, warnings: list[str]
+        self,
+        kind: Kind,
+        record: Record,
+        obj: Object,
+        old: Object,
+        subresource: str,
+        query: Query,
+        warnings: list[str],
+        *,
+        only_metadata: bool = False,
     ) -> Written:
-        old = kind.read(record)
         check_preconditions(kind, record, obj["metadata"], old["metadata"])
         meta.prepare_update(obj, old)
         if subresource == "status":
@@ -137,7 +152,7 @@ class Writer:
             kind.strategy.prepare_update(obj, old, kind.collection)
             if kind.strategy.generation and not same(_wanted(kind, obj), _wanted(kind, old)):
                 obj["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
-        self._validate(kind, obj, old, status=subresource == "status")
+        self._validate(kind, obj, old, status=subresource == "status", only_metadata=only_metadata)
         return self.store(kind, record, obj, old, query=query, warnings=warnings)
 
     def store(
@@ -180,10 +195,12 @@ class Writer:
         kind.schema.default(obj)
         kind.strategy.default(obj)
 
-    def _validate(self, kind: Kind, obj: Object, old: Object | None, *, status: bool = False) -> None:
+    def _validate(
+        self, kind: Kind, obj: Object, old: Object | None, *, status: bool = False, only_metadata: bool = False
+    ) -> None:
         causes = [] if old is None else meta.validate_metadata_update(obj, old)
         causes += meta.validate_metadata(obj, kind)
-        if kind.custom or not status:
+        if not only_metadata and (kind.custom or not status):
             causes += kind.schema.validate(obj, old)
         if not status:
             causes += kind.strategy.validate(obj, old)
