@@ -64,6 +64,25 @@ def test_an_exception_is_logged_with_its_traceback() -> None:
     assert "ValueError" in stream.getvalue()
 
 
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("name", ["kaito", "a library"])
+def test_a_traceback_does_not_tell_what_variables_hold(as_json: bool, name: str) -> None:
+    stream = io.StringIO()
+    configure_logging("info", json=as_json, stream=stream)
+
+    def fail(authorization: str) -> None:
+        raise ValueError("broken")
+
+    secret = "s3cr3t"
+    try:
+        fail(secret)
+    except ValueError:
+        (get_logger("x") if name == "kaito" else logging.getLogger(name)).exception("failed")
+    assert "ValueError" in stream.getvalue()
+    assert "in fail" in stream.getvalue() or '"name": "fail"' in stream.getvalue()
+    assert "s3cr3t" not in stream.getvalue()
+
+
 def test_a_level_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="'loud' is not a log level"):
         configure_logging("loud")

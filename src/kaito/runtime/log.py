@@ -21,6 +21,9 @@ class ReconcileScope(NamedTuple):
     reconcile_id: str
 
 
+# The values of local variables, which structlog shows by default, hold credentials and the content of Secrets.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
 reconcile_scope: ContextVar[ReconcileScope | None] = ContextVar("reconcile_scope", default=None)
 
 
@@ -51,9 +54,10 @@ def configure(level: str = "info", *, json: bool | None = None, stream: TextIO |
     ]
     as_json = not stream.isatty() if json is None else json
     if as_json:
-        tail: list[Any] = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        tail: list[Any] = [_TRACEBACKS, structlog.processors.JSONRenderer()]
     else:
-        tail = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        colors = stream.isatty()
+        tail = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
     structlog.configure(
         processors=[*shared, *tail],
         wrapper_class=structlog.make_filtering_bound_logger(number),
