@@ -214,9 +214,9 @@ class Elector:
             if self.holder != seen:
                 seen = self.holder
                 _log.info("waiting for the lease", lease=self.config.name, holder=seen)
-            # Never later than one retry period, and at once when the lease can be had: so that a silent leader is replaced
-            # within the lease duration and one retry period.
-            delay = self.config.retry_period * random.uniform(1.0 / JITTER, 1.0)
+            # Never later than one retry period, of which a part is for the request itself, and at once when the lease can be
+            # had: so that a silent leader is replaced within the lease duration and one retry period.
+            delay = self.config.retry_period * random.uniform(1.0 / JITTER, 0.95)
             free_in = self._observation.free_in(self._clock.monotonic())
             await asyncio.sleep(max(_MOMENT, free_in) if 0 < free_in < delay else delay)
 
