@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -98,8 +96,10 @@ async def api_server() -> AsyncIterator[tuple[ApiServer, Client]]:
             await rest.aclose()
 
 
-@contextlib.contextmanager
-def replica(folder: Path, name: str, server: ApiServer, url: str, lease: Sequence[str]) -> Any:
+@asynccontextmanager
+async def replica(
+    folder: Path, name: str, server: ApiServer, url: str, lease: Sequence[str]
+) -> AsyncIterator[Operator]:
     """A workspace controller that reaches the API server through ``url``; ``lease`` are its arguments on leader election."""
     config = server.kubeconfig()
     config["clusters"][0]["cluster"]["server"] = url
@@ -119,7 +119,8 @@ def replica(folder: Path, name: str, server: ApiServer, url: str, lease: Sequenc
     try:
         yield Operator(process, log)
     finally:
-        end(process.pid)
+        # It says goodbye to the API server, which lives in this event loop.
+        await asyncio.to_thread(end, process.pid)
         process.wait()
 
 
@@ -148,10 +149,10 @@ async def test_a_leader_that_was_frozen_past_its_lease_does_not_write_once(
                 writes.append(data.partition(b"\r\n")[0])
 
         proxy.sent = observe
-        with replica(tmp_path, "frozen", server, proxy.url, lease) as frozen:
+        async with replica(tmp_path, "frozen", server, proxy.url, lease) as frozen:
             await client.create(WORKSPACES, workspace("before"), namespace="default")
             await eventually(lambda: any(b"/status" in line for line in writes), deadline=30.0)
-            with replica(tmp_path, "other", server, server.url, lease) as other:
+            async with replica(tmp_path, "other", server, server.url, lease) as other:
                 first = await holder(client)
                 await eventually(lambda: asyncio.to_thread(other.get, "probes", "/readyz"))
                 frozen.freeze()
