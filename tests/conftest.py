@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import secrets
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -21,7 +22,15 @@ from support.controlplane import ControlPlane, external, of_server
 from support.front import Front
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """One worker for one cluster: Machines and Nodes have no namespace that would keep tests apart."""
+    return 1 if os.environ.get("KAITO_TEST_KUBECONFIG") else None
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("KAITO_TEST_KUBECONFIG") and (config.getoption("numprocesses", None) or 0) > 1:
+        raise pytest.UsageError("KAITO_TEST_KUBECONFIG names one cluster, on which tests run one after another: use -n 1")
     # Without a loop set, asking for the current one creates one that nobody closes.
     asyncio.set_event_loop(None)
     # How long an example takes says more about the machine than about the code.

@@ -22,7 +22,7 @@ from kaito.runtime.log import get_logger
 from kaito.runtime.metrics import RuntimeMetrics
 from kaito.runtime.objects import Stored, revision
 from kaito.runtime.pager import list_pages
-from kaito.runtime.reflector import ReflectorMachine, Step, StepKind, StreamedVersions, Timeout
+from kaito.runtime.reflector import ReflectorMachine, Step, StepKind, StreamedVersions, Timeout, streams_no_lists
 from kaito.runtime.resource import Key, Resource
 from kaito.runtime.rest import Rest, Stream
 from kaito.runtime.selectors import FieldSelector, LabelSelector
@@ -271,6 +271,9 @@ class Informer(Generic[T]):
         self._restarts[reason] = self._restarts.get(reason, 0) + 1
         self._metrics.informer_restarts_total.labels(self._label, reason).inc()
         if isinstance(error, Timeout):
+            return
+        if streams_no_lists(step, error):
+            _log.info("listing, because this server streams no lists", resource=self._label)
             return
         self._phase = Phase.FAILING
         self._error = error

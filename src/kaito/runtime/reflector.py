@@ -120,7 +120,7 @@ class ReflectorMachine:
             self._unavailable = True
             if first and step.resource_version:
                 return 0.0
-        elif step.kind is StepKind.STREAM and isinstance(error, BadRequest | Invalid):
+        elif streams_no_lists(step, error):
             self._streaming = False
             return 0.0
         elif (step.kind is StepKind.STREAM and not isinstance(error, TransportError | TooManyRequests)) or (
@@ -143,6 +143,11 @@ class ReflectorMachine:
         if isinstance(error, Expired) and lasted >= SHORT_WATCH:
             return 0.0
         return max(self._backoff.next(now), _asked(error))
+
+
+def streams_no_lists(step: Step, error: Exception) -> bool:
+    """Whether the server has refused a streaming list as something that it does not know, as older ones do."""
+    return step.kind is StepKind.STREAM and isinstance(error, BadRequest | Invalid)
 
 
 def _asked(error: Exception) -> float:

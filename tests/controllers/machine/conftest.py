@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from kaito.provisioner import CloudProvider, load_provider
 from kaito.runtime import Client, Manager, ManagerOptions, Manifest, Rest, RestConfig, RuntimeMetrics
 from kaito.runtime.errors import AlreadyExists, NotFound
 from kaito.runtime.resource import CUSTOM_RESOURCE_DEFINITIONS, EVENTS, NODES
-from support.controlplane import external, of_server
+from support.controlplane import of_server
 from support.nodes import join
 from support.waiting import eventually
 
@@ -196,12 +196,6 @@ def machine_manifest(name: str) -> dict[str, Any]:
             "taints": [{"key": "sku", "value": "gpu", "effect": "NoSchedule"}],
         },
     }
-
-
-@pytest.fixture(scope="session")
-def external_config() -> Iterator[RestConfig | None]:
-    with external() as config:
-        yield config
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -11,16 +11,9 @@ from devcluster.living import Living
 from kaito.devcluster.cluster import ClusterOptions, Controllers, LocalCluster
 from kaito.runtime import Client, Rest, RestConfig, RuntimeMetrics
 from kaito.runtime.resource import NAMESPACES
-from support.controlplane import external
 
 SPEED = 10.0
 """How many times faster than a user's cluster."""
-
-
-@pytest.fixture(scope="session")
-def external_config() -> Iterator[RestConfig | None]:
-    with external() as config:
-        yield config
 
 
 @pytest.fixture
