@@ -30,7 +30,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("KAITO_TEST_KUBECONFIG") and (config.getoption("numprocesses", None) or 0) > 1:
-        raise pytest.UsageError("KAITO_TEST_KUBECONFIG names one cluster, on which tests run one after another: use -n 1")
+        raise pytest.UsageError(
+            "KAITO_TEST_KUBECONFIG names one cluster, on which tests run one after another: use -n 1"
+        )
     # Without a loop set, asking for the current one creates one that nobody closes.
     asyncio.set_event_loop(None)
     # How long an example takes says more about the machine than about the code.
