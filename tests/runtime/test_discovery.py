@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from kaito.runtime import Client, DecodeError, Discovery, NoKindMatch, Rest, RestConfig, RuntimeMetrics
+from kaito.runtime import Client, DecodeError, Discovery, NoKindMatch, Resource, Rest, RestConfig, RuntimeMetrics
 from kaito.runtime.errors import ServiceUnavailable
 from kaito.runtime.health import HttpServer
 from kaito.runtime.resource import CUSTOM_RESOURCE_DEFINITIONS, DEPLOYMENTS, NODES, PODS, Manifest
@@ -72,18 +72,18 @@ async def test_a_definition_that_is_installed_later_is_found(rest: Rest, client:
         await discovery.resource(group, "Gadget")
     await client.create(CUSTOM_RESOURCE_DEFINITIONS, definition("gadgets", group))
 
-    async def found() -> bool:
+    async def served(version: str = "") -> Resource[Manifest] | None:
         clock.time += 10.0
         try:
-            resource = await discovery.resource(group, "Gadget")
+            return await discovery.resource(group, "Gadget", version)
         except NoKindMatch:
-            return False
-        # The stable version is the server's preference, whatever the order of the definition.
-        assert (resource.version, resource.plural, resource.namespaced) == ("v1", "gadgets", False)
-        return True
+            return None
 
-    await eventually(found)
-    assert (await discovery.resource(group, "Gadget", "v1beta1")).version == "v1beta1"
+    resource = await eventually(served)
+    assert resource is not None
+    # The stable version is the server's preference, whatever the order of the definition.
+    assert (resource.version, resource.plural, resource.namespaced) == ("v1", "gadgets", False)
+    assert await eventually(lambda: served("v1beta1"))
     await client.delete(CUSTOM_RESOURCE_DEFINITIONS, f"gadgets.{group}")
 
 

@@ -148,7 +148,8 @@ class Writer:
                 obj.pop("status", None)
                 if "status" in old:
                     obj["status"] = old["status"]
-            self._default(kind, obj)
+            if not only_metadata:
+                self._default(kind, obj)
             kind.strategy.prepare_update(obj, old, kind.collection)
             if kind.strategy.generation and not same(_wanted(kind, obj), _wanted(kind, old)):
                 obj["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1

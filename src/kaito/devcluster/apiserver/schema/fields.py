@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -69,11 +71,7 @@ def default(node: Node, value: Json) -> None:
 
 def copy_json(value: Json) -> Json:
     """A copy that shares no container with ``value``."""
-    if isinstance(value, dict):
-        return {key: copy_json(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [copy_json(item) for item in value]
-    return value
+    return msgspec.to_builtins(value)
 
 
 def _is_object(node: Node) -> bool:
