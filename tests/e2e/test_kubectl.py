@@ -183,7 +183,9 @@ def test_patch_of_status_leaves_the_rest(kubectl: Kubectl) -> None:
 def test_edit_with_an_editor(kubectl: Kubectl, tmp_path: Path) -> None:
     kubectl.apply(config_map("a", x="1"), deployment("web", 0))
     editor = tmp_path / "editor"
-    editor.write_text('#!/bin/sh\nsed -i.bak -e \'s/x: "1"/x: "edited"/\' -e \'s/nginx:1.27/nginx:edited/\' "$1"\n')
+    editor.write_text(
+        '#!/bin/sh\nsed -e \'s/x: "1"/x: "edited"/\' -e \'s/nginx:1.27/nginx:edited/\' "$1" > "$1.new" && mv "$1.new" "$1"\n'
+    )
     editor.chmod(editor.stat().st_mode | stat.S_IXUSR)
     editing = Kubectl(kubectl.binary, kubectl.kubeconfig, kubectl.home, kubectl.namespace, {"EDITOR": str(editor)})
     assert "edited" in editing("edit", "configmap", "a")
