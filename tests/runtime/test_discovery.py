@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -12,8 +13,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from kaito.runtime import Client, DecodeError, Discovery, NoKindMatch, Resource, Rest, RestConfig, RuntimeMetrics
-from kaito.runtime.errors import ServiceUnavailable
+from kaito.runtime import Client, DecodeError, Discovery, NoKindMatch, Rest, RestConfig, RuntimeMetrics
+from kaito.runtime.errors import NotFound, ServiceUnavailable
 from kaito.runtime.health import HttpServer
 from kaito.runtime.resource import CUSTOM_RESOURCE_DEFINITIONS, DEPLOYMENTS, NODES, PODS, Manifest
 from support.controlplane import ControlPlane
@@ -72,18 +73,22 @@ async def test_a_definition_that_is_installed_later_is_found(rest: Rest, client:
         await discovery.resource(group, "Gadget")
     await client.create(CUSTOM_RESOURCE_DEFINITIONS, definition("gadgets", group))
 
-    async def served(version: str = "") -> Resource[Manifest] | None:
-        clock.time += 10.0
+    async def served() -> bool:
+        """Both versions; a server may come to know of them one after the other."""
         try:
-            return await discovery.resource(group, "Gadget", version)
-        except NoKindMatch:
-            return None
+            for version in ("v1", "v1beta1"):
+                await rest.send("GET", f"/apis/{group}/{version}/gadgets")
+            listed = json.loads((await rest.send("GET", f"/apis/{group}")).body)
+        except NotFound:
+            return False
+        return len(listed["versions"]) == 2
 
-    resource = await eventually(served)
-    assert resource is not None
+    await eventually(served)
+    clock.time += 10.0
+    resource = await discovery.resource(group, "Gadget")
     # The stable version is the server's preference, whatever the order of the definition.
     assert (resource.version, resource.plural, resource.namespaced) == ("v1", "gadgets", False)
-    assert await eventually(lambda: served("v1beta1"))
+    assert (await discovery.resource(group, "Gadget", "v1beta1")).version == "v1beta1"
     await client.delete(CUSTOM_RESOURCE_DEFINITIONS, f"gadgets.{group}")
 
 
