@@ -22,7 +22,8 @@ def resident() -> tuple[float, float]:
         for line in Path("/proc/self/status").read_text().splitlines()
         if line.startswith(("VmRSS", "VmHWM"))
     )
-    return tuple(int(fields[name].split()[0]) * 1024 / 1e6 for name in ("VmRSS", "VmHWM"))  # type: ignore[return-value]
+    now, peak = (int(fields[name].split()[0]) * 1024 / 1e6 for name in ("VmRSS", "VmHWM"))
+    return now, peak
 
 
 class Report:

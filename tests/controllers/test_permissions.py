@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from controllers.machine.conftest import QUICK, World, clean_up, install
+from controllers.machine.conftest import QUICK, World, clean_up
 from kaito.api import labels
 from kaito.api.machine import REGISTERED
 from kaito.api.resources import MACHINES, WORKSPACES
@@ -36,6 +36,7 @@ from kaito.runtime.credentials import StaticToken
 from kaito.runtime.resource import CONTROLLER_REVISIONS, DEPLOYMENTS, NODES, SERVICES
 from support.accounts import Rules, service_account
 from support.controlplane import ControlPlane
+from support.definitions import install
 from support.tenant import Tenant
 from support.waiting import eventually
 from support.witness import Action, Witness
@@ -135,8 +136,7 @@ async def test_every_verb_is_used_and_no_other_is_needed(
 
 @pytest.fixture
 async def world(control_plane: ControlPlane, client: Client) -> AsyncIterator[World]:
-    for path in sorted((CONFIG / "crd").glob("*_*.yaml")):
-        await install(client, yaml.safe_load(path.read_text()))
+    await install(client)
     made: World
     arm = ArmEmulator(
         ArmOptions(create_seconds=0.05, delete_seconds=0.05),

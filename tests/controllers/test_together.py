@@ -21,9 +21,10 @@ from kaito.controllers.machine.settings import Settings
 from kaito.devcluster.arm import ArmEmulator, ArmOptions, Pool, build_nodes
 from kaito.devcluster.cluster import ClusterOptions, Controllers
 from kaito.provisioner import load_provider
-from kaito.runtime import AlreadyExists, Client, Manager, ManagerOptions, NotFound, RestConfig
-from kaito.runtime.resource import CUSTOM_RESOURCE_DEFINITIONS, DEPLOYMENTS, EVENTS, NODES, SERVICES
+from kaito.runtime import Client, Manager, ManagerOptions, NotFound, RestConfig
+from kaito.runtime.resource import DEPLOYMENTS, EVENTS, NODES, SERVICES
 from support.controlplane import ControlPlane
+from support.definitions import install
 from support.nodes import join
 from support.waiting import eventually
 
@@ -31,22 +32,6 @@ CONFIG = Path(__file__).parents[2] / "config"
 SAMPLE = yaml.safe_load((CONFIG / "samples" / "workspace-phi-3-mini.inference.yaml").read_text())
 NAME = SAMPLE["metadata"]["name"]
 QUIET = ManagerOptions(metrics_address="0", health_address="0", grace_period=5.0)
-
-
-async def install(client: Client) -> None:
-    """The custom resource definitions, established; a server that outlives the test may have them already."""
-    for path in sorted((CONFIG / "crd").glob("*_*.yaml")):
-        definition = yaml.safe_load(path.read_text())
-        with suppress(AlreadyExists):
-            await client.create(CUSTOM_RESOURCE_DEFINITIONS, definition)
-        name = definition["metadata"]["name"]
-
-        async def established(name: str = name) -> bool:
-            stored = await client.get(CUSTOM_RESOURCE_DEFINITIONS, name)
-            conditions = stored.get("status", {}).get("conditions") or ()
-            return any(entry["type"] == "Established" and entry["status"] == "True" for entry in conditions)
-
-        await eventually(established)
 
 
 @pytest.fixture

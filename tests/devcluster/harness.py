@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ class Answer:
 
     @property
     def warnings(self) -> list[str]:
-        return list(self.headers.getall("Warning", []))  # type: ignore[attr-defined]  # a CIMultiDict
+        return list(self.headers.getall("Warning", []))
 
 
 @dataclass(slots=True)
@@ -123,10 +123,3 @@ class Kube:
 
     def acting(self, token: str) -> Kube:
         return Kube(self.server, self.session, token)
-
-
-async def until(condition: Callable[[], object], *, deadline: float = DEADLINE) -> None:
-    """Return when ``condition`` holds; TimeoutError when it does not within ``deadline`` seconds."""
-    async with asyncio.timeout(deadline):
-        while not condition():  # noqa: ASYNC110  # what is awaited has no event to wait for
-            await asyncio.sleep(0.005)

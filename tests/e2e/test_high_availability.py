@@ -18,9 +18,10 @@ from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
 from kaito.devcluster.operator import launch
 from kaito.devcluster.process import end
 from kaito.runtime import Client, Rest, RuntimeMetrics, parse_time
-from kaito.runtime.resource import CUSTOM_RESOURCE_DEFINITIONS, LEASES
+from kaito.runtime.resource import LEASES
 from support.cluster import DevCluster, Operator, dev_cluster, until
 from support.controlplane import of_server
+from support.definitions import install
 from support.proxy import Proxy
 from support.waiting import eventually
 
@@ -88,8 +89,7 @@ async def api_server() -> AsyncIterator[tuple[ApiServer, Client]]:
     async with ApiServer(ApiServerOptions(tls=False)) as server:
         rest = Rest(of_server(server), RuntimeMetrics())
         client = Client(rest)
-        for path in sorted((ROOT / "config" / "crd").glob("*_*.yaml")):
-            await client.create(CUSTOM_RESOURCE_DEFINITIONS, yaml.safe_load(path.read_text()))
+        await install(client)
         try:
             yield server, client
         finally:

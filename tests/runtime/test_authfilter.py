@@ -93,7 +93,7 @@ async def guarded(rest: Rest, clock: ManualClock | None = None) -> AsyncIterator
     async def hello(request: web.Request) -> web.Response:
         return web.Response(text="hello")
 
-    handler = AccessFilter(rest, clock=clock).protect(hello)  # type: ignore[arg-type]
+    handler = AccessFilter(rest, clock=clock).protect(hello)
     server = HttpServer("127.0.0.1:0", {"/metrics": handler, "/other": handler})
     await server.start()
     try:

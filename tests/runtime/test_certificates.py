@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
 
 from kaito.devcluster.apiserver.faults import Fault
 from kaito.runtime import Certificates, CertificateWatcher, Client, ConfigError, RuntimeMetrics, SelfSignedCertificates
@@ -29,6 +28,7 @@ from kaito.runtime.resource import (
     VALIDATING_WEBHOOK_CONFIGURATIONS,
     Manifest,
 )
+from support.certificates import self_signed
 from support.front import Front
 from support.waiting import eventually
 
@@ -53,22 +53,7 @@ def make(name: str = "localhost") -> KeyMaterial:
 
 
 def make_rsa() -> tuple[bytes, bytes]:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rsa")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.now(UTC) - timedelta(hours=1))
-        .not_valid_after(datetime.now(UTC) + YEAR)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return certificate.public_bytes(serialization.Encoding.PEM), private
+    return self_signed("rsa", rsa.generate_private_key(public_exponent=65537, key_size=2048))
 
 
 def der(pem: bytes) -> bytes:

@@ -191,7 +191,7 @@ async def test_a_fenced_client_sends_nothing(rest: Rest, client: Client, namespa
     "error", [TooManyRequests("slow", retry_after=0.0), ServiceUnavailable("down", retry_after=0.0)]
 )
 async def test_what_asks_for_a_retry_gets_one(front: Front, client: Client, namespace: str, error: Exception) -> None:
-    fault = front.faults.add(Fault("create", "configmaps", error=error, count=2))  # type: ignore[arg-type]
+    fault = front.faults.add(Fault("create", "configmaps", error=error, count=2))
     await client.create(CONFIG_MAPS, config_map("a", namespace))
     assert fault.hits == 2
 

@@ -135,7 +135,7 @@ async def test_what_was_there_comes_after_what_happens_now(
 
         def depth(priority: int) -> float | None:
             labels = {"name": "test", "controller": "test", "priority": str(priority)}
-            return manager.metrics.get_sample_value("workqueue_depth", labels)  # type: ignore[no-any-return]
+            return manager.metrics.get_sample_value("workqueue_depth", labels)
 
         assert depth(LOW_PRIORITY) == 4
         assert depth(0) == 0
@@ -183,7 +183,7 @@ async def test_a_requeued_key_keeps_its_priority_unless_the_result_says_otherwis
 
         def depth(priority: int) -> float | None:
             labels = {"name": "test", "controller": "test", "priority": str(priority)}
-            return manager.metrics.get_sample_value("workqueue_depth", labels)  # type: ignore[no-any-return]
+            return manager.metrics.get_sample_value("workqueue_depth", labels)
 
         await eventually(lambda: depth(LOW_PRIORITY) == 1 and depth(7) == 1)
         proceed.set()

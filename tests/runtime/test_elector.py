@@ -22,12 +22,12 @@ class ManualClock:
 
 
 def config(**changes: float) -> ElectionConfig:
-    return ElectionConfig(namespace="n", name="lease", identity="me", **changes)  # type: ignore[arg-type]
+    return ElectionConfig(namespace="n", name="lease", identity="me", **changes)
 
 
 def other(**changes: object) -> LeaseSpec:
     values = {"holder_identity": "other", "lease_duration_seconds": 15, "renew_time": "t0", "lease_transitions": 3}
-    return LeaseSpec(**(values | changes))  # type: ignore[arg-type]
+    return LeaseSpec(**(values | changes))
 
 
 @pytest.mark.parametrize(

@@ -309,7 +309,7 @@ def test_whatever_its_parts_do_a_manager_stops_within_its_grace_period_and_leave
                 active -= 1
 
         for number, part in enumerate(parts):
-            manager.add_runnable(f"part {number}", lambda part=part: run(part), needs_leader=part.needs_leader)  # type: ignore[misc]
+            manager.add_runnable(f"part {number}", lambda part=part: run(part), needs_leader=part.needs_leader)
         task = asyncio.create_task(manager.run())
         await asyncio.wait([task], timeout=stop_at)
         if not task.done():

@@ -409,7 +409,7 @@ async def test_events_are_written_and_repeats_become_a_series(
 
 def electing(identity: str, namespace: str, **durations: float) -> ManagerOptions:
     times = {"lease_duration": 1.6, "renew_deadline": 1.0, "retry_period": 0.1, **durations}
-    election = ElectionConfig(namespace=namespace, name="test-leader", identity=identity, **times)  # type: ignore[arg-type]
+    election = ElectionConfig(namespace=namespace, name="test-leader", identity=identity, **times)
     return ManagerOptions(metrics_address="127.0.0.1:0", health_address="0", election=election, grace_period=2.0)
 
 

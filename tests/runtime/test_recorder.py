@@ -182,7 +182,7 @@ async def test_flushing_gives_up_after_five_seconds() -> None:
         async def create(self, *args: Any) -> None:
             await asyncio.Event().wait()
 
-    writer = EventWriter(Never(), Clock(), "host")  # type: ignore[arg-type]
+    writer = EventWriter(Never(), Clock(), "host")
     task = asyncio.create_task(writer.run())
     EventRecorder(writer, "c").event(POD, "Normal", "A", "b")
     began = asyncio.get_running_loop().time()

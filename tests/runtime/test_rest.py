@@ -12,10 +12,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from kaito.runtime import Client, ConfigError, FencedError, OutcomeUnknown, Rest, RestConfig, RuntimeMetrics
 from kaito.runtime.backoff import retry_after
@@ -37,6 +34,7 @@ from kaito.runtime.reflector import ReflectorMachine
 from kaito.runtime.resource import CONFIG_MAPS, PODS
 from kaito.runtime.rest import Pool, Stream
 from kaito.runtime.tasks import cancel_and_wait
+from support.certificates import self_signed
 from support.scripted import Respond, event, listing, pod, scripted, status, stream
 from support.waiting import eventually
 
@@ -69,26 +67,6 @@ async def calling(
 
 def material(name: str = "localhost") -> KeyMaterial:
     return renew(None, [name], datetime.now(UTC), timedelta(days=1))
-
-
-def self_signed(name: str) -> tuple[bytes, bytes]:
-    """A client's certificate and key, PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return certificate.public_bytes(pem), private
 
 
 class SecureServer:
@@ -182,7 +160,10 @@ async def test_a_new_authority_on_disk_is_trusted_after_the_first_handshake_that
 
 
 async def test_a_new_client_certificate_is_shown_after_a_minute_and_running_watches_go_on(tmp_path: Path) -> None:
-    first, second = self_signed("first"), self_signed("second")
+    first, second = (
+        self_signed("first", ec.generate_private_key(ec.SECP256R1())),
+        self_signed("second", ec.generate_private_key(ec.SECP256R1())),
+    )
     clock, serving = JumpyClock(), material()
     files = {name: tmp_path / name for name in ("tls.crt", "tls.key")}
 
@@ -522,23 +503,22 @@ async def test_an_answer_that_is_not_json_is_an_error_with_the_reason(verb: str)
             await calls[verb]()
 
 
-async def test_an_error_without_a_status_is_quoted() -> None:
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        ((503, "upstream connect error"), ServiceUnavailable, "the server answered 503: upstream connect error"),
+        # kube-apiserver's own words for a path that it does not know say less than ours.
+        ((404, "404 page not found"), NotFound, "the server could not find the requested resource"),
+    ],
+)
+async def test_an_error_without_a_status_is_told_in_words(
+    answer: tuple[int, str], error: type[Exception], words: str
+) -> None:
     async def respond(request: web.Request) -> web.StreamResponse:
-        return web.Response(status=503, text="upstream connect error")
+        return web.Response(status=answer[0], text=answer[1])
 
     async with calling(respond) as (client, _, _):
-        with pytest.raises(ServiceUnavailable, match="upstream connect error"):
-            await who(client)
-
-
-async def test_a_path_that_the_server_does_not_know_is_not_found() -> None:
-    """kube-apiserver's own answer there says nothing: "404 page not found"."""
-
-    async def respond(request: web.Request) -> web.StreamResponse:
-        return web.Response(status=404, text="404 page not found")
-
-    async with calling(respond) as (client, _, _):
-        with pytest.raises(NotFound, match="the server could not find the requested resource"):
+        with pytest.raises(error, match=words):
             await who(client)
 
 

@@ -25,7 +25,7 @@ def make(
 ) -> Stored[Any]:
     metadata = {"name": name, "namespace": namespace, "uid": uid or f"uid-{name}", "resourceVersion": str(version)}
     if labels:
-        metadata["labels"] = labels  # type: ignore[assignment]
+        metadata["labels"] = labels
     return Stored(PODS, json.dumps({"kind": "Pod", "apiVersion": "v1", "metadata": metadata}).encode())
 
 

@@ -72,10 +72,10 @@ async def test_the_earlier_of_two_delays_wins() -> None:
 async def test_delays_share_one_timer_and_leave_none_behind() -> None:
     loop = asyncio.get_running_loop()
     queue: WorkQueue[int] = WorkQueue()
-    before = len(loop._scheduled)  # type: ignore[attr-defined]
+    before = len(loop._scheduled)
     for number in range(10_000):
         queue.add(number, after=1000.0 + number)
-    assert len(loop._scheduled) - before <= 1  # type: ignore[attr-defined]
+    assert len(loop._scheduled) - before <= 1
     queue.shut_down()
     assert queue.statistics().waiting == 0
 

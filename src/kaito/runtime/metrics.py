@@ -57,7 +57,7 @@ class RuntimeMetrics:
     """Every metric that the runtime reports, on ``registry``."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # not annotated there
         self.registry = registry or CollectorRegistry(auto_describe=False)
         self._queues = _QueueCollector()
         self.registry.register(self._queues)

@@ -16,6 +16,7 @@ import random
 import ssl
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, final
 
 from kaito.runtime.certificates import ServingContext
@@ -141,7 +142,7 @@ class SelfSignedCertificates:
     async def publish(self) -> KeyMaterial:
         """The Secret's content, valid, and trusted by all webhook configurations."""
         for resource, name in self._trusting:
-            await retry_on_conflict(lambda resource=resource, name=name: self._trust(resource, name))  # type: ignore[misc]
+            await retry_on_conflict(partial(self._trust, resource, name))
         return await retry_on_conflict(self._ensure)
 
     async def _ensure(self) -> KeyMaterial:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from pathlib import Path
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
-import yaml
 
 from kaito.api.machine import Machine
 from kaito.api.resources import MACHINES
@@ -20,13 +18,13 @@ from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
 from kaito.devcluster.arm import ArmEmulator, ArmOptions, Pool, build_nodes
 from kaito.provisioner import CloudProvider, load_provider
 from kaito.runtime import Client, Manager, ManagerOptions, Manifest, Rest, RestConfig, RuntimeMetrics
-from kaito.runtime.errors import AlreadyExists, NotFound
-from kaito.runtime.resource import CUSTOM_RESOURCE_DEFINITIONS, EVENTS, NODES
+from kaito.runtime.errors import NotFound
+from kaito.runtime.resource import EVENTS, NODES
 from support.controlplane import of_server
+from support.definitions import install
 from support.nodes import join
 from support.waiting import eventually
 
-CRD = Path(__file__).parents[3] / "config" / "crd" / "karpenter.sh_machines.yaml"
 QUICK = Settings(
     poll_interval=0.02,
     registration_ttl=60.0,
@@ -219,7 +217,7 @@ async def world(config: RestConfig, arm_options: ArmOptions) -> AsyncIterator[Wo
     client = Client(rest)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(rest.aclose)
-        await install(client, yaml.safe_load(CRD.read_text()))
+        await install(client)
         made: World
         arm = ArmEmulator(
             arm_options, on_pool_ready=lambda pool: made.join(pool), on_pool_gone=lambda pool: made.leave(pool)
@@ -228,19 +226,6 @@ async def world(config: RestConfig, arm_options: ArmOptions) -> AsyncIterator[Wo
         await stack.enter_async_context(arm)
         yield made
         await clean_up(made)
-
-
-async def install(client: Client, definition: Manifest) -> None:
-    name = definition["metadata"]["name"]
-    with suppress(AlreadyExists):  # by a test before this one, on a server that outlives them
-        await client.create(CUSTOM_RESOURCE_DEFINITIONS, definition)
-
-    async def established() -> bool:
-        stored = await client.get(CUSTOM_RESOURCE_DEFINITIONS, name)
-        conditions = stored.get("status", {}).get("conditions") or ()
-        return any(entry["type"] == "Established" and entry["status"] == "True" for entry in conditions)
-
-    await eventually(established)
 
 
 async def clean_up(world: World) -> None:

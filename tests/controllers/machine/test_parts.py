@@ -135,7 +135,7 @@ def context(subject: Machine, cloud: Cloud, now: datetime) -> MachineContext:
     caches = Caches(machines=lister, nodes=lister)
     return MachineContext(
         subject, client=None, caches=caches, provider=cloud, settings=Settings(), now=now, emit=lambda *_: None
-    )  # type: ignore[arg-type]  # no test here writes
+    )
 
 
 def at(seconds: float) -> datetime:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from devcluster.harness import until
+from support.waiting import eventually
 
 if TYPE_CHECKING:
     from kaito.devcluster.apiserver import ApiServer
@@ -165,7 +165,7 @@ async def test_wait_watch_and_delete(kubectl: Kubectl, api_server: ApiServer) ->
     await kubectl.ok("apply", "-f", "-", stdin=WIDGET)
     status = '{"status":{"conditions":[{"type":"Ready","status":"True"}]}}'
     waiting = asyncio.create_task(kubectl.run("wait", "--for=condition=Ready", "wd/w", "--timeout=20s"))
-    await until(lambda: api_server.open_watches)
+    await eventually(lambda: api_server.open_watches)
     await kubectl.ok("patch", "wd", "w", "--type=merge", "--subresource=status", "-p", status)
     assert (await waiting).out == "widget.example.com/w condition met\n"
     await kubectl.ok("wait", "--for=jsonpath={.spec.size}=3", "wd/w", "--timeout=10s")
@@ -174,7 +174,7 @@ async def test_wait_watch_and_delete(kubectl: Kubectl, api_server: ApiServer) ->
     hold = '{"metadata":{"finalizers":["example.com/hold"]}}'
     await kubectl.ok("patch", "wd", "w", "--type=merge", "-p", hold)
     deleting = asyncio.create_task(kubectl.run("delete", "wd", "w"))
-    await until(lambda: api_server.open_watches)
+    await eventually(lambda: api_server.open_watches)
     await kubectl.ok("patch", "wd", "w", "--type=json", "-p", '[{"op":"remove","path":"/metadata/finalizers"}]')
     assert (await deleting).code == 0
     await kubectl.ok("wait", "--for=delete", "wd/w", "--timeout=10s")

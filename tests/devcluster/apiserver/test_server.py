@@ -133,7 +133,7 @@ async def test_injected_errors_and_delays(kube: Kube) -> None:
 
 async def test_answers_can_be_lost_before_and_after_the_write(kube: Kube) -> None:
     for name, drop, stored in (("a", "before", 404), ("b", "after", 200)):
-        kube.server.faults.add(Fault(verb="create", drop=drop))  # type: ignore[arg-type]  # one of the literals
+        kube.server.faults.add(Fault(verb="create", drop=drop))
         with pytest.raises(aiohttp.ClientError):
             await kube.post(CONFIG_MAPS, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}})
         assert (await kube.get(f"{CONFIG_MAPS}/{name}")).status == stored

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from devcluster.harness import until
 from kaito.devcluster.apiserver import ApiServerOptions
+from support.waiting import eventually
 
 if TYPE_CHECKING:
     from devcluster.harness import Kube
@@ -156,14 +156,14 @@ async def test_initial_events_end_with_their_bookmark(kube: Kube) -> None:
 async def test_a_timeout_ends_the_stream(kube: Kube) -> None:
     watch = await kube.watch(CONFIG_MAPS, timeoutSeconds="1", resourceVersion="0")
     assert await watch.ended() == []
-    await until(lambda: kube.server.open_watches == 0)
+    await eventually(lambda: kube.server.open_watches == 0)
 
 
 async def test_a_client_that_leaves_ends_its_watch(kube: Kube) -> None:
     watch = await kube.watch(CONFIG_MAPS, resourceVersion="0")
-    await until(lambda: kube.server.open_watches == 1)
+    await eventually(lambda: kube.server.open_watches == 1)
     watch.close()
-    await until(lambda: kube.server.open_watches == 0)
+    await eventually(lambda: kube.server.open_watches == 0)
 
 
 async def test_cut_watches_end_cleanly_and_can_be_resumed(kube: Kube) -> None:
@@ -179,14 +179,14 @@ async def test_cut_watches_end_cleanly_and_can_be_resumed(kube: Kube) -> None:
 
 async def test_a_slow_watcher_is_cut_not_buffered_for_ever(kube: Kube) -> None:
     watch = await kube.watch(CONFIG_MAPS, resourceVersion="0")
-    watch.response.connection.protocol.pause_reading()  # type: ignore[union-attr]
+    watch.response.connection.protocol.pause_reading()
     payload = "x" * 100_000
     async with asyncio.timeout(30):
         for number in range(300):
             await kube.post(CONFIG_MAPS, config_map(f"c{number}", x=payload))
             if not kube.server.open_watches:
                 break
-        await until(lambda: kube.server.open_watches == 0)
+        await eventually(lambda: kube.server.open_watches == 0)
 
 
 async def test_tables_carry_their_columns_once(kube: Kube) -> None:

@@ -1,0 +1,31 @@
+"""kaito's custom resource definitions on an API server."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kaito.runtime import AlreadyExists, Client
+from kaito.runtime.resource import CUSTOM_RESOURCE_DEFINITIONS
+from support.waiting import eventually
+
+FOLDER = Path(__file__).parents[2] / "config" / "crd"
+
+
+async def install(client: Client) -> None:
+    """Return when they are served; on a server that outlives the test they may be there already."""
+    for path in sorted(FOLDER.glob("*_*.yaml")):
+        definition: dict[str, Any] = yaml.safe_load(path.read_text())
+        with suppress(AlreadyExists):
+            await client.create(CUSTOM_RESOURCE_DEFINITIONS, definition)
+        await eventually(partial(_established, client, definition["metadata"]["name"]))
+
+
+async def _established(client: Client, name: str) -> bool:
+    stored = await client.get(CUSTOM_RESOURCE_DEFINITIONS, name)
+    conditions = stored.get("status", {}).get("conditions") or ()
+    return any(entry["type"] == "Established" and entry["status"] == "True" for entry in conditions)
