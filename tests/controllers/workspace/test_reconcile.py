@@ -27,7 +27,7 @@ async def test_from_apply_to_ready(harness: Harness, phi3: dict[str, Any]) -> No
         "InferenceReady": ("False", "WorkspaceInferenceStatusPending"),
         "WorkspaceSucceeded": ("False", "workspacePending"),
     }
-    assert harness.message("MachineReady") == f"creating 1 machines; Machine {machine}: waiting for MachineLaunched"
+    assert harness.message("MachineReady") == f"creating 1 machine; Machine {machine}: waiting for MachineLaunched"
 
     harness.machine_becomes(machine, MachineLaunched="Unknown Launching")
     await harness.reconcile()

@@ -97,7 +97,7 @@ class MachineStep:
             if machine.metadata.deletion_timestamp is not None
         ]
         making = sum(not is_true(machine.status.conditions, READY) for machine in awaited)
-        summary = f"creating {making} machines" if making else f"waiting for {missing} nodes"
+        summary = f"creating {_count(making, 'machine')}" if making else f"waiting for {_count(missing, 'node')}"
         return Wait(self.pending, _cut("; ".join([summary, *said])), status="Unknown")
 
     async def _prepare(self, ctx: WorkspaceContext) -> Outcome:
@@ -156,3 +156,7 @@ def _words(condition: MachineCondition) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
