@@ -16,9 +16,8 @@ from kaito.controllers.machine.context import Caches, MachineContext
 from kaito.controllers.machine.instance import instance_spec
 from kaito.controllers.machine.launch import LaunchStep
 from kaito.controllers.machine.metrics import MachineMetrics, MeteredProvider
-from kaito.controllers.machine.pipeline import Fail, Wait
 from kaito.controllers.machine.settings import Settings
-from kaito.controllers.machine.status import status_patch
+from kaito.controllers.pipeline import Fail, Wait, status_patch
 from kaito.provisioner import (
     Instance,
     InstanceNotFound,

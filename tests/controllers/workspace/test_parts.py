@@ -9,12 +9,12 @@ import pytest
 from kaito.api.resources import MACHINES, WORKSPACES
 from kaito.api.workspace import Workspace
 from kaito.controllers import workspace as controller
+from kaito.controllers.pipeline import Fail, Finding, Outcome, Proceed, Wait, run, status_patch
 from kaito.controllers.workspace import nodes, watches
 from kaito.controllers.workspace.inference import gpus_per_replica
-from kaito.controllers.workspace.pipeline import Fail, Finding, Outcome, Proceed, Wait, run
 from kaito.controllers.workspace.pods import worst_problem
 from kaito.controllers.workspace.settings import Settings
-from kaito.controllers.workspace.status import next_status, status_patch, transitions
+from kaito.controllers.workspace.status import held_up, next_status, transitions, with_summary
 from kaito.models import Catalogue
 from kaito.runtime import ConfigError, Controller, Event, EventType, Key, Lister, Resource, Stored
 from kaito.runtime.errors import Invalid
@@ -168,8 +168,8 @@ class Says:
 
 
 async def findings(*outcomes: Outcome | Exception) -> dict[str, tuple[str, str, str]]:
-    report = await run([Says(name, outcome) for name, outcome in zip("ABC", outcomes, strict=False)], None)
-    return {found.type: (found.status, found.reason, found.message) for found in report.findings}
+    report = await run([Says(name, outcome) for name, outcome in zip("ABC", outcomes, strict=False)], None, held_up)
+    return {found.type: (found.status, found.reason, found.message) for found in with_summary(report)}
 
 
 async def test_all_proceed() -> None:
@@ -199,7 +199,7 @@ async def test_a_failure_fails_the_rest() -> None:
 
 async def test_a_refusal_is_a_failure_that_is_tried_again() -> None:
     refusal = Invalid("no such field")
-    report = await run([Says("A", refusal)], None)
+    report = await run([Says("A", refusal)], None, held_up)
     assert report.error is refusal
     assert report.findings[0] == Finding("A", "False", "AFailed", "no such field")
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from kaito.api import labels
 from kaito.controllers.machine import nodes
 from kaito.runtime import parse_time
-
-EventKind = Literal["Normal", "Warning"]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
 
     from kaito.api.machine import Machine, MachineCondition
     from kaito.controllers.machine.settings import Settings
+    from kaito.controllers.pipeline import EventKind
     from kaito.provisioner import CloudProvider
     from kaito.runtime import Client, Lister, Manifest
 

@@ -8,7 +8,7 @@ from kaito.api import labels
 from kaito.api.conditions import is_true
 from kaito.api.machine import INITIALIZED
 from kaito.controllers.machine import nodes
-from kaito.controllers.machine.pipeline import Outcome, Proceed, Wait
+from kaito.controllers.pipeline import Outcome, Proceed, Wait
 from kaito.runtime.errors import NotFound
 from kaito.runtime.resource import NODES
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 class InitializationStep:
     condition: ClassVar[str] = INITIALIZED
+    failed: ClassVar[str] = "InitializationFailed"
     missing: ClassVar[tuple[str, str]] = ("MachineNotInitialized", "Machine is not initialized")
 
     async def reconcile(self, ctx: MachineContext) -> Outcome:
@@ -35,7 +36,7 @@ class InitializationStep:
                 await ctx.client.patch(NODES, name, {"metadata": {"labels": {labels.NODE_INITIALIZED: "true"}}})
             except NotFound:
                 return Wait("NodeNotFound", f"Node {name} has gone")
-        return Proceed(f"Node {name} is ready for pods")
+        return Proceed(message=f"Node {name} is ready for pods")
 
 
 def _obstacle(machine: Machine, node: Manifest) -> tuple[str, str] | None:

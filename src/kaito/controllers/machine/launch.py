@@ -14,8 +14,8 @@ from kaito.api import labels
 from kaito.api.conditions import find
 from kaito.api.machine import INSTANCE_TYPES_UNAVAILABLE, LAUNCHED, REGISTERED
 from kaito.controllers.machine.instance import instance_spec
-from kaito.controllers.machine.pipeline import Fail, Outcome, Proceed, Wait
 from kaito.controllers.machine.termination import release_nodes
+from kaito.controllers.pipeline import Fail, Outcome, Proceed, Wait
 from kaito.provisioner import (
     CapacityUnavailable,
     InstanceNotFound,
@@ -40,6 +40,7 @@ MESSAGE_LIMIT = 800
 
 class LaunchStep:
     condition: ClassVar[str] = LAUNCHED
+    failed: ClassVar[str] = LAUNCH_FAILED
     missing: ClassVar[tuple[str, str]] = (NOT_LAUNCHED, "Machine is not launched")
 
     async def reconcile(self, ctx: MachineContext) -> Outcome:
@@ -70,7 +71,7 @@ def _launched(ctx: MachineContext) -> Outcome:
     registered = find(ctx.machine.status.conditions, REGISTERED)
     waiting = registered is not None and registered.status != "True" and registered.reason != NOT_LAUNCHED
     if registered is None or not waiting or ctx.since(registered).total_seconds() < ctx.settings.registration_ttl:
-        return Proceed("")
+        return Proceed()
     minutes = ctx.settings.registration_ttl / 60
     return Fail(
         REGISTRATION_TIMEOUT,
@@ -95,7 +96,7 @@ def _progress(ctx: MachineContext, instance: Instance) -> Outcome:
     _check_owner(ctx, instance)
     what = f"instance {instance.name} of size {instance.vm_size}"
     if instance.state is InstanceState.RUNNING:
-        return Proceed(f"{what} runs")
+        return Proceed(message=f"{what} runs")
     if instance.state is InstanceState.FAILED:
         error = instance.error or ProviderError(f"{what} is {instance.phase}")
         return Fail(LAUNCH_FAILED, _words(error), 0.0)

@@ -11,10 +11,10 @@ from kaito.controllers.machine.context import Caches, MachineContext, is_managed
 from kaito.controllers.machine.initialization import InitializationStep
 from kaito.controllers.machine.launch import REGISTRATION_TIMEOUT, LaunchStep
 from kaito.controllers.machine.metrics import DELETED, REGISTRATION
-from kaito.controllers.machine.pipeline import Report, Step, run
 from kaito.controllers.machine.registration import RegistrationStep
-from kaito.controllers.machine.status import became_true, next_status, status_patch, transitions
+from kaito.controllers.machine.status import MachineStep, became_true, held_up, next_status, transitions
 from kaito.controllers.machine.termination import terminate
+from kaito.controllers.pipeline import EventKind, Report, run, write_status
 from kaito.runtime import (
     ObjectReference,
     Request,
@@ -30,13 +30,12 @@ from kaito.runtime.errors import NotFound
 
 if TYPE_CHECKING:
     from kaito.api.machine import Machine
-    from kaito.controllers.machine.context import EventKind
     from kaito.controllers.machine.metrics import MachineMetrics
     from kaito.controllers.machine.settings import Settings
     from kaito.provisioner import CloudProvider
     from kaito.runtime import Client, Clock, EventRecorder, Stored
 
-STEPS: Final[tuple[Step, ...]] = (LaunchStep(), RegistrationStep(), InitializationStep())
+STEPS: Final[tuple[MachineStep, ...]] = (LaunchStep(), RegistrationStep(), InitializationStep())
 
 machine_matters = any_of(generation_changed, deletion_marked, labels_changed)
 """The controller's own writes of status bring it nothing new."""
@@ -73,12 +72,12 @@ class MachineReconciler:
         if added is not None:
             self._metrics.created(added)
         ctx = self._context(stored, added or stored.decode())
-        report = await run(STEPS, ctx)
+        report = await run(STEPS, ctx, held_up)
         try:
             await self._write_status(ctx, report)
         except NotFound:
             return None
-        return Result(requeue_after=report.stop.requeue_after) if report.stop is not None else None
+        return report.result()
 
     async def _finish(self, stored: Stored[Machine]) -> Result | None:
         ctx = self._context(stored, stored.decode())
@@ -111,11 +110,9 @@ class MachineReconciler:
         """One patch, only where something differs; what it tells of is told and counted once it is written."""
         before = ctx.machine.status
         after = next_status(ctx.machine, report, ctx.observed, ctx.now)
-        patch = status_patch(ctx.machine, after)
-        if patch is None:
+        if not await write_status(self._client, MACHINES, ctx.machine, after):
             return
-        await self._client.patch(MACHINES, ctx.name, patch, subresource="status")
-        for told in transitions(before, after, report.notes):
+        for told in transitions(before, after, report):
             ctx.emit(*told)
         for condition in became_true(before, after):
             self._metrics.became(ctx.machine, condition)

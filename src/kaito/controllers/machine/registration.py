@@ -9,7 +9,7 @@ from kaito.api.conditions import find, is_true
 from kaito.api.machine import REGISTERED
 from kaito.api.resources import MACHINES
 from kaito.controllers.machine import nodes
-from kaito.controllers.machine.pipeline import Outcome, Proceed, Wait
+from kaito.controllers.pipeline import Outcome, Proceed, Wait
 from kaito.runtime.errors import NotFound
 from kaito.runtime.resource import NODES
 
@@ -23,6 +23,7 @@ _LABELS_OF_NODE = {labels.INSTANCE_TYPE: labels.INSTANCE_TYPE, labels.AZURE_ZONE
 
 class RegistrationStep:
     condition: ClassVar[str] = REGISTERED
+    failed: ClassVar[str] = "RegistrationFailed"
     missing: ClassVar[tuple[str, str]] = ("NodeNotFound", "Node not registered with cluster")
 
     async def reconcile(self, ctx: MachineContext) -> Outcome:
@@ -44,7 +45,7 @@ class RegistrationStep:
             "capacity": status.get("capacity") or {},
             "allocatable": status.get("allocatable") or {},
         }
-        return Proceed(f"Node {name} belongs to this Machine")
+        return Proceed(message=f"Node {name} belongs to this Machine")
 
     def _not_found(self, ctx: MachineContext) -> Wait:
         return _wait(ctx, *self.missing)

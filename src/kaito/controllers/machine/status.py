@@ -2,51 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from kaito.api.conditions import MACHINE_CONDITIONS, find
-from kaito.api.machine import INITIALIZED, LAUNCHED, READY, REGISTERED, MachineStatus
-from kaito.controllers.machine.context import EventKind
+from kaito.api.machine import INITIALIZED, LAUNCHED, READY, REGISTERED, MachineCondition, MachineStatus
+from kaito.controllers.machine.context import MachineContext
 from kaito.controllers.machine.launch import LAUNCH_FAILED, LAUNCHING, REGISTRATION_TIMEOUT
+from kaito.controllers.pipeline import Finding, Step, Stop, Told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
 
     from kaito.api.machine import Machine
-    from kaito.controllers.machine.pipeline import Report
+    from kaito.controllers.pipeline import Report
 
 TOLD = {LAUNCHED: "Launched", REGISTERED: "Registered", INITIALIZED: "Initialized", READY: "Ready"}
 """Reasons of the Events for conditions that have become True, in order."""
 
 
+class MachineStep(Step[MachineContext], Protocol):
+    missing: ClassVar[tuple[str, str]]
+    """Reason and message of the later steps' conditions while this one's does not hold."""
+
+
+def held_up(stopped: MachineStep, later: MachineStep, cause: Stop) -> tuple[str, str]:
+    return stopped.missing
+
+
 def next_status(machine: Machine, report: Report, observed: Mapping[str, Any], now: datetime) -> MachineStatus:
     """The status of ``machine`` with the findings of ``report`` and with ``observed`` fields."""
-    conditions = MACHINE_CONDITIONS.update(machine.status.conditions, report.findings, now=now)
+    found = map(_condition, report.findings)
+    conditions = MACHINE_CONDITIONS.update(machine.status.conditions, found, now=now)
     return machine.status.model_copy(update={**observed, "conditions": conditions})
 
 
-def status_patch(machine: Machine, status: MachineStatus) -> dict[str, Any] | None:
-    """A merge patch that brings the status up to ``status``; None where it is so already.
-
-    The uid guards a Machine of the same name that was made in the meantime.
-    """
-    before, after = machine.status.to_manifest(), status.to_manifest()
-    changed = {key: _replaced(before.get(key), value) for key, value in after.items() if before.get(key) != value}
-    return {"metadata": {"uid": machine.metadata.uid}, "status": changed} if changed else None
-
-
-def _replaced(before: Any, after: Any) -> Any:
-    """What a merge patch must say of a map so that nothing of the old one stays."""
-    if not isinstance(before, dict) or not isinstance(after, dict):
-        return after
-    return {key: after.get(key) for key in (*before, *after)}
-
-
-class Told(NamedTuple):
-    type: EventKind
-    reason: str
-    note: str
+def _condition(found: Finding) -> MachineCondition:
+    """A condition that holds says nothing more."""
+    if found.status == "True":
+        return MachineCondition(type=found.type, status="True")
+    return MachineCondition(type=found.type, status=found.status, reason=found.reason, message=found.message)
 
 
 def became_true(old: MachineStatus, new: MachineStatus) -> list[str]:
@@ -54,8 +49,9 @@ def became_true(old: MachineStatus, new: MachineStatus) -> list[str]:
     return [type_ for type_ in TOLD if _status(new, type_) == "True" != _status(old, type_)]
 
 
-def transitions(old: MachineStatus, new: MachineStatus, notes: Mapping[str, str]) -> Iterator[Told]:
+def transitions(old: MachineStatus, new: MachineStatus, report: Report) -> Iterator[Told]:
     """The Events that a change of conditions is worth."""
+    notes = {found.type: found.message for found in report.findings}
     before, after = find(old.conditions, LAUNCHED), find(new.conditions, LAUNCHED)
     if after is not None and after != before:
         if after.reason in (LAUNCH_FAILED, REGISTRATION_TIMEOUT):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kaito.controllers.pipeline import Fail, Wait
 from kaito.controllers.workspace.manifests.ownership import controller_of, difference, present
-from kaito.controllers.workspace.pipeline import Fail, Wait
 from kaito.runtime.errors import AlreadyExists
 
 if TYPE_CHECKING:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from kaito.api import labels
-
-EventKind = Literal["Normal", "Warning"]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kaito.api.machine import Machine
     from kaito.api.workspace import Workspace
+    from kaito.controllers.pipeline import EventKind
     from kaito.controllers.workspace.settings import Settings
     from kaito.models import Catalogue, Preset, Sku
     from kaito.runtime import Client, Lister, Manifest

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from kaito.api.resources import MACHINES
 from kaito.api.workspace import WORKSPACE_DELETING
+from kaito.controllers.pipeline import Finding
 from kaito.controllers.workspace.context import machine_labels
-from kaito.controllers.workspace.pipeline import Finding
 from kaito.runtime import LabelSelector
 from kaito.runtime.errors import NotFound
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kaito.api import labels
 from kaito.api.workspace import INFERENCE_READY
+from kaito.controllers.pipeline import Fail, Outcome, Proceed, Wait
 from kaito.controllers.workspace import nodes
 from kaito.controllers.workspace.apply import ensure
 from kaito.controllers.workspace.manifests.deployment import build_preset_deployment, build_template_deployment
 from kaito.controllers.workspace.manifests.service import build_service
-from kaito.controllers.workspace.pipeline import Fail, Outcome, Proceed, Wait
 from kaito.controllers.workspace.pods import worst_problem
 from kaito.runtime.resource import DEPLOYMENTS, SERVICES
 

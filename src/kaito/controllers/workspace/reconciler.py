@@ -7,35 +7,34 @@ from typing import TYPE_CHECKING, Final
 
 from kaito.api import labels
 from kaito.api.resources import WORKSPACES
+from kaito.controllers.pipeline import EventKind, Finding, run, write_status
 from kaito.controllers.workspace.context import Caches, WorkspaceContext
 from kaito.controllers.workspace.deletion import delete_machines, deleting
 from kaito.controllers.workspace.inference import InferenceStep
-from kaito.controllers.workspace.pipeline import Fail, Finding, Report, Step, Wait, run
 from kaito.controllers.workspace.resource import MachineStep, ResourceStep
 from kaito.controllers.workspace.revision import RevisionStep
-from kaito.controllers.workspace.status import next_status, status_patch, transitions
+from kaito.controllers.workspace.status import WorkspaceStep, held_up, next_status, transitions, with_summary
 from kaito.controllers.workspace.tuning import TuningStep
 from kaito.controllers.workspace.validation import ValidationStep
 from kaito.runtime import ObjectReference, Request, Result, add_finalizer, remove_finalizer
-from kaito.runtime.errors import NotFound, TerminalError
+from kaito.runtime.errors import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from kaito.api.workspace import Workspace
-    from kaito.controllers.workspace.context import EventKind
     from kaito.controllers.workspace.settings import Settings
     from kaito.models import Catalogue
     from kaito.runtime import Client, Clock, EventRecorder, Stored
 
-INFERENCE: Final[tuple[Step, ...]] = (
+INFERENCE: Final[tuple[WorkspaceStep, ...]] = (
     ValidationStep(),
     RevisionStep(),
     MachineStep(),
     ResourceStep(),
     InferenceStep(),
 )
-TUNING: Final[tuple[Step, ...]] = (ValidationStep(), RevisionStep(), TuningStep())
+TUNING: Final[tuple[WorkspaceStep, ...]] = (ValidationStep(), RevisionStep(), TuningStep())
 
 
 class WorkspaceReconciler:
@@ -67,9 +66,9 @@ class WorkspaceReconciler:
             return None
         workspace = await add_finalizer(self._client, WORKSPACES, meta, labels.WORKSPACE_FINALIZER)
         ctx = self._context(stored, workspace or stored.decode())
-        report = await run(INFERENCE if ctx.workspace.tuning is None else TUNING, ctx)
-        await self._write_status(ctx, report.findings)
-        return _result(report)
+        report = await run(INFERENCE if ctx.workspace.tuning is None else TUNING, ctx, held_up)
+        await self._write_status(ctx, with_summary(report))
+        return report.result()
 
     async def _finish(self, stored: Stored[Workspace]) -> None:
         """Wait, from event to event, until the Machines are gone; then let the Workspace go."""
@@ -100,19 +99,6 @@ class WorkspaceReconciler:
         """One patch, only where something differs; what it tells of is told once it is written."""
         before = ctx.workspace.status
         after = next_status(ctx.workspace, findings, ctx.worker_nodes, self._clock.now())
-        patch = status_patch(ctx.workspace, after)
-        if patch is None:
-            return
-        await self._client.patch(WORKSPACES, ctx.name, patch, namespace=ctx.namespace, subresource="status")
-        for told in transitions(before, after):
-            ctx.emit(*told)
-
-
-def _result(report: Report) -> Result | None:
-    if report.error is not None:
-        raise report.error
-    if isinstance(report.stop, Fail) and report.stop.terminal:
-        raise TerminalError(report.stop.message)
-    if isinstance(report.stop, Wait) and report.stop.requeue_after is not None:
-        return Result(requeue_after=report.stop.requeue_after)
-    return None
+        if await write_status(self._client, WORKSPACES, ctx.workspace, after):
+            for told in transitions(before, after):
+                ctx.emit(*told)

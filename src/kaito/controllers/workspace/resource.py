@@ -9,10 +9,10 @@ from kaito.api.conditions import find, is_true
 from kaito.api.machine import INITIALIZED, LAUNCHED, READY, REGISTERED
 from kaito.api.resources import MACHINES
 from kaito.api.workspace import MACHINE_READY, RESOURCE_READY
+from kaito.controllers.pipeline import Fail, Outcome, Proceed, Wait
 from kaito.controllers.workspace import nodes
 from kaito.controllers.workspace.context import machine_labels
 from kaito.controllers.workspace.manifests.machine import build_machine, machine_name
-from kaito.controllers.workspace.pipeline import Fail, Outcome, Proceed, Wait
 from kaito.runtime.errors import AlreadyExists, NotFound
 from kaito.runtime.resource import NODES
 

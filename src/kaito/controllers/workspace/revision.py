@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from kaito.api import labels
 from kaito.api.resources import WORKSPACES
+from kaito.controllers.pipeline import Outcome, Proceed
 from kaito.controllers.workspace.apply import not_ours
 from kaito.controllers.workspace.manifests.revision import (
     HISTORY_LIMIT,
@@ -13,7 +14,6 @@ from kaito.controllers.workspace.manifests.revision import (
     revision_name,
     specification_hash,
 )
-from kaito.controllers.workspace.pipeline import Outcome, Proceed
 from kaito.runtime.errors import AlreadyExists, NotFound
 from kaito.runtime.resource import CONTROLLER_REVISIONS
 

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from kaito.api.conditions import find, set_condition
 from kaito.api.workspace import WORKSPACE_SUCCEEDED, WorkspaceStatus
-from kaito.controllers.workspace.context import EventKind
+from kaito.controllers.pipeline import Finding, Step, Stop, Told, Wait
+from kaito.controllers.workspace.context import WorkspaceContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
 
     from kaito.api.workspace import Workspace
-    from kaito.controllers.workspace.pipeline import Finding
+    from kaito.controllers.pipeline import Report
+
+
+class WorkspaceStep(Step[WorkspaceContext], Protocol):
+    pending: ClassVar[str]
+    """Reason of the condition while an earlier step waits; ``failed`` is also that when an earlier one has failed."""
+
+
+def held_up(stopped: WorkspaceStep, later: WorkspaceStep, cause: Stop) -> tuple[str, str]:
+    return later.pending if isinstance(cause, Wait) else later.failed, cause.message
+
+
+def with_summary(report: Report) -> tuple[Finding, ...]:
+    """What the steps have found, and what it means for the whole."""
+    stop = report.stop
+    if stop is None:
+        whole = Finding(WORKSPACE_SUCCEEDED, "True", "workspaceSucceeded", "workspace succeeds")
+    else:
+        reason = "workspacePending" if isinstance(stop, Wait) else "workspaceFailed"
+        whole = Finding(WORKSPACE_SUCCEEDED, "False", reason, stop.message)
+    return (*report.findings, whole)
 
 
 def next_status(
@@ -35,22 +56,6 @@ def next_status(
     if worker_nodes is not None:
         update["worker_nodes"] = worker_nodes
     return workspace.status.model_copy(update=update)
-
-
-def status_patch(workspace: Workspace, status: WorkspaceStatus) -> dict[str, Any] | None:
-    """A merge patch that brings the status up to ``status``; None where it is so already.
-
-    The uid guards a Workspace of the same name that was made in the meantime.
-    """
-    before, after = workspace.status.to_manifest(), status.to_manifest()
-    changed = {key: value for key, value in after.items() if before.get(key) != value}
-    return {"metadata": {"uid": workspace.metadata.uid}, "status": changed} if changed else None
-
-
-class Told(NamedTuple):
-    type: EventKind
-    reason: str
-    note: str
 
 
 def transitions(old: WorkspaceStatus, new: WorkspaceStatus) -> Iterator[Told]:

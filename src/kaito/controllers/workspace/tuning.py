@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from kaito.api.workspace import JOB_STARTED
-from kaito.controllers.workspace.pipeline import Fail, Outcome
+from kaito.controllers.pipeline import Fail, Outcome
 
 if TYPE_CHECKING:
     from kaito.controllers.workspace.context import WorkspaceContext

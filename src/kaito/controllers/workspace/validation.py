@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from kaito.api.validation import validate
-from kaito.controllers.workspace.pipeline import Fail, Outcome, Proceed
+from kaito.controllers.pipeline import Fail, Outcome, Proceed
 
 if TYPE_CHECKING:
     from kaito.controllers.workspace.context import WorkspaceContext
