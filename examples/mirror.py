@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from kaito.runtime import (
+    SECRETS,
     Client,
     Controller,
     Lister,
@@ -16,7 +17,6 @@ from kaito.runtime import (
     load_config,
     owner_reference,
 )
-from kaito.runtime.resource import SECRETS
 
 
 class Mirror:

@@ -27,16 +27,28 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from hack.soak_census import Census, CountingLoop, Failed, nothing_left, steady  # noqa: E402 - this file is run as a script
 from hack.soak_replica import EVERY, HONEST, Replica  # noqa: E402
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions, Fault  # noqa: E402
-from kaito.runtime import Client, EventType, Key, Resource, Rest, RestConfig, RuntimeMetrics, Stored  # noqa: E402
-from kaito.runtime.config import Material, TlsConfig  # noqa: E402
-from kaito.runtime.errors import InternalError, RuntimeFault, TooManyRequests  # noqa: E402
-from kaito.runtime.events import Event  # noqa: E402
-from kaito.runtime.informer import Informer, Scope  # noqa: E402
-from kaito.runtime.log import configure  # noqa: E402
-from kaito.runtime.reflector import ReflectorMachine  # noqa: E402
-from kaito.runtime.resource import CONFIG_MAPS  # noqa: E402
-from kaito.runtime.tasks import cancel_and_wait  # noqa: E402
-from kaito.runtime.workqueue import WorkQueue  # noqa: E402
+from kaito.runtime import (  # noqa: E402
+    CONFIG_MAPS,
+    Client,
+    Event,
+    EventType,
+    InternalError,
+    Key,
+    Material,
+    Resource,
+    Rest,
+    RestConfig,
+    RuntimeFault,
+    RuntimeMetrics,
+    Stored,
+    TlsConfig,
+    TooManyRequests,
+    configure_logging,
+)
+from kaito.runtime.cache.informer import Informer, Scope
+from kaito.runtime.cache.reflector import ReflectorMachine
+from kaito.runtime.control.workqueue import WorkQueue
+from kaito.runtime.tasks import cancel_and_wait
 from support.controlplane import of_server  # noqa: E402
 from support.proxy import Proxy  # noqa: E402
 
@@ -379,7 +391,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    configure("error")  # what the informers warn of is what they are put through
+    configure_logging("error")  # what the informers warn of is what they are put through
     with asyncio.Runner(loop_factory=CountingLoop) as runner:
         try:
             runner.run(soak(arguments.minutes, arguments.seed))

@@ -21,7 +21,7 @@ from aiohttp import hdrs, web
 
 from kaito.devcluster.apiserver import ApiServer
 from kaito.devcluster.apiserver.pki import ServerIdentity
-from kaito.runtime.errors import ApiError, Expired, ServerTimeout
+from kaito.runtime import ApiError, Expired, ServerTimeout
 
 PAST = 200
 """How many versions a liar goes back, at most."""

@@ -16,8 +16,7 @@ import pytest_asyncio
 from hypothesis import HealthCheck, settings
 
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
-from kaito.runtime import Client, Rest, RestConfig, RuntimeMetrics
-from kaito.runtime.resource import NAMESPACES
+from kaito.runtime import NAMESPACES, Client, Rest, RestConfig, RuntimeMetrics
 from support.controlplane import ControlPlane, external, of_server
 from support.front import Front
 

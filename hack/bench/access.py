@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kaito.runtime import RestConfig, load_config
-from kaito.runtime.config import Material, TlsConfig
+from kaito.runtime import Material, RestConfig, TlsConfig, load_config
 
 
 class _Fixed(msgspec.Struct, frozen=True):

@@ -18,8 +18,7 @@ from hack.bench.report import Report
 
 async def kaito(kubeconfig: str, access: str, names: Names, report: Report) -> None:
     from hack.bench.access import parse_access
-    from kaito.runtime import Controller, Manager, ManagerOptions, Request, manifest_resource
-    from kaito.runtime.resource import PODS
+    from kaito.runtime import PODS, Controller, Manager, ManagerOptions, Request, manifest_resource
 
     manager = Manager(parse_access(access), ManagerOptions(metrics_address="0", health_address="0"))
     resource = PODS if names is POD else manifest_resource(names.group, names.version, names.kind, names.plural)

@@ -10,13 +10,9 @@ from typing import Any
 
 import uvloop
 
-from kaito.runtime import Key, Request, RuntimeMetrics
-from kaito.runtime.cache import Cache
-from kaito.runtime.config import RestConfig
-from kaito.runtime.controller import Controller, ControllerRun
-from kaito.runtime.resource import CONFIG_MAPS
-from kaito.runtime.rest import Rest
-from kaito.runtime.workqueue import WorkQueue
+from kaito.runtime import CONFIG_MAPS, Cache, Controller, Key, Request, Rest, RestConfig, RuntimeMetrics
+from kaito.runtime.control.controller import ControllerRun
+from kaito.runtime.control.workqueue import WorkQueue
 
 _KEYS = 200_000
 

@@ -11,9 +11,18 @@ import msgspec
 
 from hack.bench import pods, widgets
 from hack.bench.names import NAMESPACE, POD, STAMP, WIDGET, Names
-from kaito.runtime import Client, NotFound, PatchType, manifest_resource, metadata_resource
-from kaito.runtime.errors import AlreadyExists
-from kaito.runtime.resource import NAMESPACES, PODS, Manifest, Resource
+from kaito.runtime import (
+    NAMESPACES,
+    PODS,
+    AlreadyExists,
+    Client,
+    Manifest,
+    NotFound,
+    PatchType,
+    Resource,
+    manifest_resource,
+    metadata_resource,
+)
 
 _WRITERS = 16
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 
 from hack.bench.names import NAMESPACE, POD
-from kaito.runtime.resource import NODES, REPLICA_SETS, SERVICE_ACCOUNTS, Manifest, Resource
+from kaito.runtime import NODES, REPLICA_SETS, SERVICE_ACCOUNTS, Manifest, Resource
 
 _APPS = ("checkout", "search", "catalogue", "payments", "accounts", "shipping", "pricing", "reviews")
 _NODES = 20

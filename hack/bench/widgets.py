@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hack.bench.names import NAMESPACE, WIDGET
-from kaito.runtime.resource import CUSTOM_RESOURCE_DEFINITIONS, Manifest, Resource
+from kaito.runtime import CUSTOM_RESOURCE_DEFINITIONS, Manifest, Resource
 
 
 def surroundings() -> list[tuple[Resource[Manifest], Manifest]]:

@@ -31,9 +31,17 @@ from kaito.controllers.workspace.manifests.revision import (
 )
 from kaito.devcluster.arm import ArmEmulator, ArmOptions, Plan
 from kaito.provisioner import load_provider
-from kaito.runtime import Client, ElectionConfig, Manager, ManagerOptions
-from kaito.runtime.credentials import StaticToken
-from kaito.runtime.resource import CONTROLLER_REVISIONS, DEPLOYMENTS, NODES, SERVICES
+from kaito.runtime import (
+    CONTROLLER_REVISIONS,
+    DEPLOYMENTS,
+    NODES,
+    SERVICES,
+    Client,
+    ElectionConfig,
+    Manager,
+    ManagerOptions,
+    StaticToken,
+)
 from support.accounts import Rules, service_account
 from support.controlplane import ControlPlane
 from support.definitions import install

@@ -21,8 +21,7 @@ from kaito.controllers.machine.settings import Settings
 from kaito.devcluster.arm import ArmEmulator, ArmOptions, Pool, build_nodes
 from kaito.devcluster.cluster import ClusterOptions, Controllers
 from kaito.provisioner import load_provider
-from kaito.runtime import Client, Manager, ManagerOptions, NotFound, RestConfig
-from kaito.runtime.resource import DEPLOYMENTS, EVENTS, NODES, SERVICES
+from kaito.runtime import DEPLOYMENTS, EVENTS, NODES, SERVICES, Client, Manager, ManagerOptions, NotFound, RestConfig
 from support.controlplane import ControlPlane
 from support.definitions import install
 from support.nodes import join

@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kaito.runtime import Client, Manifest, NotFound, Resource
-from kaito.runtime.resource import PODS, REPLICA_SETS
+from kaito.runtime import PODS, REPLICA_SETS, Client, Manifest, NotFound, Resource
 from support.waiting import eventually
 
 

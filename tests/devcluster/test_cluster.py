@@ -19,8 +19,7 @@ from kaito.devcluster.cluster import ClusterOptions, LocalCluster
 from kaito.devcluster.operator import CLUSTER_NAME, RESOURCE_GROUP, SUBSCRIPTION
 from kaito.devcluster.process import LocalClusterError, start, stop
 from kaito.devcluster.state import CLOUD_TOKEN, StateFolder
-from kaito.runtime import Client, Manifest, NotFound
-from kaito.runtime.resource import NAMESPACES, NODES, PODS, SERVICE_ACCOUNTS
+from kaito.runtime import NAMESPACES, NODES, PODS, SERVICE_ACCOUNTS, Client, Manifest, NotFound
 from support.waiting import eventually
 
 SPEED = 10.0

@@ -19,8 +19,7 @@ from kaito.devcluster.arm import Fault as CloudFault
 from kaito.devcluster.cluster import ClusterOptions, LocalCluster
 from kaito.devcluster.operator import launch, mount_service_account, pod_environment
 from kaito.devcluster.state import Running, StateFolder
-from kaito.runtime import Client, NotFound, Rest, RuntimeMetrics
-from kaito.runtime.resource import DEPLOYMENTS, NODES, SERVICES
+from kaito.runtime import DEPLOYMENTS, NODES, SERVICES, Client, NotFound, Rest, RuntimeMetrics
 from support.cluster import NAMESPACE, SERVICE_ACCOUNT
 from support.controlplane import of_server
 from support.kubectl import Kubectl, installed

@@ -17,8 +17,7 @@ from kaito.api.workspace import Workspace
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
 from kaito.devcluster.operator import launch
 from kaito.devcluster.process import end
-from kaito.runtime import Client, Rest, RuntimeMetrics, parse_time
-from kaito.runtime.resource import LEASES
+from kaito.runtime import LEASES, Client, Rest, RuntimeMetrics, parse_time
 from support.cluster import DevCluster, Operator, dev_cluster, until
 from support.controlplane import of_server
 from support.definitions import install

@@ -11,7 +11,7 @@ import pytest
 from kaito.provisioner import load_provider
 from kaito.provisioner.aks.client import make_credential
 from kaito.provisioner.aks.config import EMULATOR_TOKEN, AksConfig, EmulatorToken, ManagedIdentity, WorkloadIdentity
-from kaito.runtime.errors import ConfigError
+from kaito.runtime import ConfigError
 
 CLUSTER = {"ARM_SUBSCRIPTION_ID": "sub", "ARM_RESOURCE_GROUP": "rg", "AZURE_CLUSTER_NAME": " aks "}
 IDENTITY = {"AZURE_TENANT_ID": "tenant", "AZURE_CLIENT_ID": "client", "AZURE_FEDERATED_TOKEN_FILE": "/token"}

@@ -14,8 +14,12 @@ from hypothesis import strategies as st
 
 from kaito.devcluster.apiserver.faults import Fault
 from kaito.runtime import (
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    SERVICES,
     Client,
     Conflict,
+    Manifest,
     NotFound,
     OperationResult,
     Resource,
@@ -25,9 +29,8 @@ from kaito.runtime import (
     create_or_patch,
     create_or_update,
 )
-from kaito.runtime.health import HttpServer
-from kaito.runtime.resource import CONFIG_MAPS, DEPLOYMENTS, SERVICES, Manifest
-from kaito.runtime.semantics import equal, merge_patch
+from kaito.runtime.objects.semantics import equal, merge_patch
+from kaito.runtime.serving.health import HttpServer
 from support.front import Front
 
 

@@ -14,13 +14,21 @@ import pytest
 from aiohttp import web
 
 from kaito.devcluster.apiserver.faults import Fault
-from kaito.runtime import Client, ConfigError, Manager, ManagerOptions, Rest, manifest_resource
-from kaito.runtime import authfilter as authfilter_module
-from kaito.runtime.authfilter import AccessFilter
-from kaito.runtime.errors import Forbidden, InternalError
-from kaito.runtime.health import HttpServer
-from kaito.runtime.issuing import renew
-from kaito.runtime.resource import SERVICE_ACCOUNTS
+from kaito.runtime import (
+    SERVICE_ACCOUNTS,
+    Client,
+    ConfigError,
+    Forbidden,
+    InternalError,
+    Manager,
+    ManagerOptions,
+    Rest,
+    manifest_resource,
+)
+from kaito.runtime.serving import authfilter as authfilter_module
+from kaito.runtime.serving.authfilter import AccessFilter
+from kaito.runtime.serving.health import HttpServer
+from kaito.runtime.serving.issuing import renew
 from support.controlplane import ControlPlane
 from support.front import Front
 from support.waiting import eventually

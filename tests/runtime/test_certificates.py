@@ -16,18 +16,24 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from kaito.devcluster.apiserver.faults import Fault
-from kaito.runtime import Certificates, CertificateWatcher, Client, ConfigError, RuntimeMetrics, SelfSignedCertificates
-from kaito.runtime import certificates as certificates_module
-from kaito.runtime import selfsigned as selfsigned_module
-from kaito.runtime.errors import Conflict, ServiceUnavailable
-from kaito.runtime.issuing import KeyMaterial, renew
-from kaito.runtime.resource import (
+from kaito.runtime import (
     CUSTOM_RESOURCE_DEFINITIONS,
     MUTATING_WEBHOOK_CONFIGURATIONS,
     SECRETS,
     VALIDATING_WEBHOOK_CONFIGURATIONS,
+    Certificates,
+    CertificateWatcher,
+    Client,
+    ConfigError,
+    Conflict,
     Manifest,
+    RuntimeMetrics,
+    SelfSignedCertificates,
+    ServiceUnavailable,
 )
+from kaito.runtime.serving import certificates as certificates_module
+from kaito.runtime.serving import selfsigned as selfsigned_module
+from kaito.runtime.serving.issuing import KeyMaterial, renew
 from support.certificates import self_signed
 from support.front import Front
 from support.waiting import eventually

@@ -9,27 +9,31 @@ from aiohttp import web
 
 from kaito.devcluster.apiserver.faults import Fault
 from kaito.runtime import (
+    CONFIG_MAPS,
+    DEPLOYMENTS,
     AlreadyExists,
     Client,
     Conflict,
     FencedError,
+    InternalError,
     Invalid,
     LabelSelector,
+    Manifest,
     NotFound,
     ObjectMeta,
     OutcomeUnknown,
     PatchType,
     Rest,
     RuntimeMetrics,
+    ServiceUnavailable,
+    TooManyRequests,
     TransportError,
     add_finalizer,
     owner_reference,
     remove_finalizer,
     retry_on_conflict,
 )
-from kaito.runtime.client import meta_of
-from kaito.runtime.errors import InternalError, ServiceUnavailable, TooManyRequests
-from kaito.runtime.resource import CONFIG_MAPS, DEPLOYMENTS, Manifest
+from kaito.runtime.transport.client import meta_of
 from support.front import Front
 from support.scripted import scripted
 
@@ -79,7 +83,7 @@ async def test_arguments_are_never_changed(client: Client, namespace: str) -> No
 async def test_lists_are_read_in_pages_and_selected(
     client: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kaito.runtime.pager.list_pages.__kwdefaults__", {**_page_defaults(), "limit": 3})
+    monkeypatch.setattr("kaito.runtime.transport.pager.list_pages.__kwdefaults__", {**_page_defaults(), "limit": 3})
     for number in range(8):
         await client.create(CONFIG_MAPS, config_map(f"c{number}", namespace, labels={"parity": str(number % 2)}))
     everything = await client.list(CONFIG_MAPS, namespace)
@@ -92,7 +96,7 @@ async def test_lists_are_read_in_pages_and_selected(
 
 
 def _page_defaults() -> dict[str, Any]:
-    from kaito.runtime.pager import list_pages
+    from kaito.runtime.transport.pager import list_pages
 
     return dict(list_pages.__kwdefaults__)
 

@@ -14,10 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kaito.runtime import ConfigError, in_cluster_config, load_config
-from kaito.runtime.config import Material, TlsConfig
-from kaito.runtime.credentials import ExecPlugin, TokenFile
-from kaito.runtime.errors import Unauthorized
+from kaito.runtime import ConfigError, Material, TlsConfig, Unauthorized, in_cluster_config, load_config
+from kaito.runtime.transport.credentials import ExecPlugin, TokenFile
 
 
 class ManualClock:

@@ -14,22 +14,28 @@ from typing import Any
 import pytest
 
 from kaito.runtime import (
+    CONFIG_MAPS,
+    LOW_PRIORITY,
+    NODES,
+    PODS,
+    SECRETS,
     Client,
     Controller,
     Event,
     Key,
     Manager,
     ManagerOptions,
+    Manifest,
     Request,
     Result,
     RuntimeMetrics,
     Stored,
     Watch,
+    manifest_resource,
     owner_keys,
 )
 from kaito.runtime.log import reconcile_scope
-from kaito.runtime.resource import CONFIG_MAPS, NODES, PODS, SECRETS, Manifest, manifest_resource
-from kaito.runtime.workqueue import LOW_PRIORITY, DurationHistogram, QueueStatistics
+from kaito.runtime.metrics import DurationHistogram, QueueStatistics
 from support.controlplane import ControlPlane
 from support.waiting import eventually
 
@@ -294,7 +300,7 @@ async def test_what_the_starter_has_bound_is_not_seen_by_workers(
     def look(request: Request) -> None:
         scope = reconcile_scope.get()
         assert scope is not None
-        assert scope.key == request.key
+        assert (scope.namespace, scope.name) == request.key
         seen.append((variable.get(), scope.reconcile_id))
         variable.set("another reconcile's")
 

@@ -13,10 +13,23 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from kaito.runtime import Client, DecodeError, Discovery, NoKindMatch, Rest, RestConfig, RuntimeMetrics
-from kaito.runtime.errors import NotFound, ServiceUnavailable
-from kaito.runtime.health import HttpServer
-from kaito.runtime.resource import CUSTOM_RESOURCE_DEFINITIONS, DEPLOYMENTS, NODES, PODS, Manifest
+from kaito.runtime import (
+    CUSTOM_RESOURCE_DEFINITIONS,
+    DEPLOYMENTS,
+    NODES,
+    PODS,
+    Client,
+    DecodeError,
+    Discovery,
+    Manifest,
+    NoKindMatch,
+    NotFound,
+    Rest,
+    RestConfig,
+    RuntimeMetrics,
+    ServiceUnavailable,
+)
+from kaito.runtime.serving.health import HttpServer
 from support.controlplane import ControlPlane
 from support.waiting import eventually
 

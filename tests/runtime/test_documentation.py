@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kaito import runtime
 from kaito.runtime import RuntimeMetrics, errors
-from kaito.runtime.workqueue import DurationHistogram, QueueStatistics
+from kaito.runtime.metrics import DurationHistogram, QueueStatistics
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "runtime.md"

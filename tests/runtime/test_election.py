@@ -16,11 +16,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaito.runtime import ElectionConfig, FencedError, LeadershipLost, Rest, RuntimeMetrics, SystemClock
-from kaito.runtime.elector import Elector
-from kaito.runtime.errors import AlreadyExists, Conflict, NotFound, OutcomeUnknown, ServiceUnavailable, TransportError
-from kaito.runtime.rest import Answer, Pool
+from kaito.runtime import (
+    AlreadyExists,
+    Conflict,
+    ElectionConfig,
+    FencedError,
+    LeadershipLost,
+    NotFound,
+    OutcomeUnknown,
+    Rest,
+    RuntimeMetrics,
+    ServiceUnavailable,
+    SystemClock,
+    TransportError,
+)
+from kaito.runtime.manager.elector import Elector
 from kaito.runtime.tasks import cancel_and_wait
+from kaito.runtime.transport.rest import Answer, Pool
 from support.waiting import eventually
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from kaito.runtime import ConfigError, ElectionConfig, FencedError
-from kaito.runtime.elector import FENCE_MARGIN, Fence, LeaseObservation, LeaseSpec
+from kaito.runtime.manager.elector import FENCE_MARGIN, Fence, LeaseObservation, LeaseSpec
 
 
 class ManualClock:

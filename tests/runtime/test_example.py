@@ -7,8 +7,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-from kaito.runtime import Client, Manager, ManagerOptions, NotFound
-from kaito.runtime.resource import SECRETS
+from kaito.runtime import SECRETS, Client, Manager, ManagerOptions, NotFound
 from support.controlplane import ControlPlane
 from support.waiting import eventually
 

@@ -14,12 +14,24 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from kaito.runtime import Cache, Client, Resource, Rest, RuntimeMetrics, manifest_resource, metadata_resource
-from kaito.runtime.errors import Expired, NotAcceptable
-from kaito.runtime.informer import Informer, Scope
-from kaito.runtime.reflector import ReflectorMachine
-from kaito.runtime.resource import CONFIG_MAPS, PODS, Manifest
-from kaito.runtime.tasks import TaskScope, cancel_and_wait
+from kaito.runtime import (
+    CONFIG_MAPS,
+    PODS,
+    Cache,
+    Client,
+    Expired,
+    Manifest,
+    NotAcceptable,
+    Resource,
+    Rest,
+    RuntimeMetrics,
+    TaskScope,
+    manifest_resource,
+    metadata_resource,
+)
+from kaito.runtime.cache.informer import Informer, Scope
+from kaito.runtime.cache.reflector import ReflectorMachine
+from kaito.runtime.tasks import cancel_and_wait
 from support.controlplane import ControlPlane
 from support.proxy import Proxy
 from support.scripted import Respond, Scripted, event, listing, pod, scripted, status, stream
@@ -474,7 +486,7 @@ async def test_a_list_taken_again_needs_no_memory_for_what_did_not_change() -> N
 
 async def test_a_large_list_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pitfall 107: with slices of no length, there is a turn of the event loop between any two objects."""
-    monkeypatch.setattr("kaito.runtime.informer.SLICE", 0.0)
+    monkeypatch.setattr("kaito.runtime.cache.informer.SLICE", 0.0)
     turns = 0
 
     async def count() -> None:

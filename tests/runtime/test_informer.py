@@ -10,13 +10,29 @@ from typing import Any
 import pytest
 
 from kaito.devcluster.apiserver.faults import Fault
-from kaito.runtime import Client, Event, EventType, LabelSelector, Rest, RuntimeMetrics, metadata_resource
-from kaito.runtime.cache import Cache, wait_synced
-from kaito.runtime.errors import CacheNotStarted, Forbidden, Invalid, SyncTimeout, TooManyRequests
-from kaito.runtime.informer import Informer, Scope
-from kaito.runtime.reflector import ReflectorMachine
-from kaito.runtime.resource import CONFIG_MAPS, Manifest, manifest_resource
-from kaito.runtime.tasks import TaskScope, cancel_and_wait
+from kaito.runtime import (
+    CONFIG_MAPS,
+    Cache,
+    CacheNotStarted,
+    Client,
+    Event,
+    EventType,
+    Forbidden,
+    Invalid,
+    LabelSelector,
+    Manifest,
+    Rest,
+    RuntimeMetrics,
+    SyncTimeout,
+    TaskScope,
+    TooManyRequests,
+    manifest_resource,
+    metadata_resource,
+)
+from kaito.runtime.cache.cache import wait_synced
+from kaito.runtime.cache.informer import Informer, Scope
+from kaito.runtime.cache.reflector import ReflectorMachine
+from kaito.runtime.tasks import cancel_and_wait
 from support.front import Front
 from support.waiting import BOOKMARKS, eventually
 

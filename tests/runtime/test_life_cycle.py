@@ -16,19 +16,22 @@ from hypothesis import strategies as st
 
 import kaito.runtime
 from kaito.runtime import (
+    CONFIG_MAPS,
+    EVENTS,
+    LEASES,
     Client,
     ConfigError,
     Controller,
     ElectionConfig,
     Manager,
     ManagerOptions,
+    Manifest,
     ObjectReference,
     Request,
     RestConfig,
     SystemClock,
 )
-from kaito.runtime.client import meta_of
-from kaito.runtime.resource import CONFIG_MAPS, EVENTS, LEASES, Manifest
+from kaito.runtime.transport.client import meta_of
 from support.controlplane import ControlPlane
 from support.waiting import eventually
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from kaito.runtime import Key, configure_logging, get_logger
+from kaito.runtime import configure_logging, get_logger
 from kaito.runtime.log import ReconcileScope, reconcile_scope
 
 
@@ -39,7 +39,7 @@ def test_a_logger_made_before_the_configuration_follows_it() -> None:
 def test_a_line_names_the_reconcile_it_belongs_to() -> None:
     stream = io.StringIO()
     configure_logging("info", stream=stream)
-    token = reconcile_scope.set(ReconcileScope("workspace", Key("ns", "name"), "1234"))
+    token = reconcile_scope.set(ReconcileScope("workspace", "ns", "name", "1234"))
     try:
         get_logger("x").info("inside")
     finally:

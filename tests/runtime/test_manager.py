@@ -14,6 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kaito.devcluster.apiserver.faults import Fault
 from kaito.runtime import (
+    CONFIG_MAPS,
+    EVENTS,
+    LEASES,
+    SECRETS,
     Client,
     ConfigError,
     Controller,
@@ -23,19 +27,20 @@ from kaito.runtime import (
     LeadershipLost,
     Manager,
     ManagerOptions,
+    Manifest,
     ObjectReference,
     Request,
     RestConfig,
     Result,
+    ServiceUnavailable,
     Stored,
     SyncTimeout,
     TerminalError,
     Watch,
+    manifest_resource,
     owner_reference,
 )
-from kaito.runtime.client import meta_of
-from kaito.runtime.errors import ServiceUnavailable
-from kaito.runtime.resource import CONFIG_MAPS, EVENTS, LEASES, SECRETS, Manifest, manifest_resource
+from kaito.runtime.transport.client import meta_of
 from support.controlplane import ControlPlane
 from support.front import Front
 from support.waiting import eventually

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaito.runtime import DecodeError, Key, Stored
-from kaito.runtime.lines import LineSplitter
-from kaito.runtime.objects import revision, strip_managed_fields
-from kaito.runtime.resource import PODS
+from kaito.runtime import PODS, DecodeError, Key, Stored
+from kaito.runtime.objects.stored import revision, strip_managed_fields
+from kaito.runtime.transport.lines import LineSplitter
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=8),

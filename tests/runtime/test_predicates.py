@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kaito.runtime import (
+    PODS,
     Event,
     EventType,
     LabelSelector,
@@ -23,7 +24,6 @@ from kaito.runtime import (
     negate,
     resource_version_changed,
 )
-from kaito.runtime.resource import PODS
 
 
 def stored(**metadata: Any) -> Stored[Any]:

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from kaito.runtime import Client, EventRecorder, ObjectReference, Rest, RuntimeMetrics
-from kaito.runtime.recorder import EventWriter
+from kaito.runtime.manager.recorder import EventWriter
 from support.scripted import scripted, status
 from support.waiting import eventually
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaito.runtime.errors import (
+from kaito.runtime import (
     ApiError,
     BadRequest,
     DecodeError,
@@ -18,7 +18,7 @@ from kaito.runtime.errors import (
     TooManyRequests,
     TransportError,
 )
-from kaito.runtime.reflector import ReflectorMachine, StepKind, StreamedVersions, Timeout
+from kaito.runtime.cache.reflector import ReflectorMachine, StepKind, StreamedVersions, Timeout
 
 
 def machine(*, streaming: bool = False) -> ReflectorMachine:

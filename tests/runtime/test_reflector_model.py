@@ -14,23 +14,28 @@ import looptime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaito.runtime import Event, EventType, Key, Rest, RuntimeMetrics, Stored
-from kaito.runtime.errors import (
+from kaito.runtime import (
+    PODS,
     BadRequest,
+    Event,
+    EventType,
     Expired,
     Forbidden,
     InternalError,
     Invalid,
+    Key,
+    Rest,
     RuntimeFault,
+    RuntimeMetrics,
     ServerTimeout,
+    Stored,
     TooManyRequests,
     TransportError,
 )
-from kaito.runtime.informer import Informer, Scope
-from kaito.runtime.reflector import ReflectorMachine
-from kaito.runtime.resource import PODS
-from kaito.runtime.rest import Answer
+from kaito.runtime.cache.informer import Informer, Scope
+from kaito.runtime.cache.reflector import ReflectorMachine
 from kaito.runtime.tasks import cancel_and_wait
+from kaito.runtime.transport.rest import Answer
 
 FAILURES: dict[str, Callable[[], RuntimeFault]] = {
     "expired": lambda: Expired("too old"),

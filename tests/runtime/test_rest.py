@@ -14,26 +14,35 @@ import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from kaito.runtime import Client, ConfigError, FencedError, OutcomeUnknown, Rest, RestConfig, RuntimeMetrics
-from kaito.runtime.backoff import retry_after
-from kaito.runtime.certificates import ServingContext
-from kaito.runtime.config import Material, TlsConfig, load_config
-from kaito.runtime.credentials import TokenFile
-from kaito.runtime.errors import (
+from kaito.runtime import (
+    CONFIG_MAPS,
+    PODS,
+    Client,
+    ConfigError,
     DecodeError,
+    FencedError,
+    Material,
     NotFound,
+    OutcomeUnknown,
+    Rest,
+    RestConfig,
+    RuntimeMetrics,
     ServiceUnavailable,
+    TlsConfig,
     TooManyRequests,
     TransportError,
     Unauthorized,
+    load_config,
 )
-from kaito.runtime.flowcontrol import TokenBucket
-from kaito.runtime.informer import Informer, Scope
-from kaito.runtime.issuing import KeyMaterial, renew
-from kaito.runtime.reflector import ReflectorMachine
-from kaito.runtime.resource import CONFIG_MAPS, PODS
-from kaito.runtime.rest import Pool, Stream
+from kaito.runtime.backoff import retry_after
+from kaito.runtime.cache.informer import Informer, Scope
+from kaito.runtime.cache.reflector import ReflectorMachine
+from kaito.runtime.serving.certificates import ServingContext
+from kaito.runtime.serving.issuing import KeyMaterial, renew
 from kaito.runtime.tasks import cancel_and_wait
+from kaito.runtime.transport.credentials import TokenFile
+from kaito.runtime.transport.flowcontrol import TokenBucket
+from kaito.runtime.transport.rest import Pool, Stream
 from support.certificates import self_signed
 from support.scripted import Respond, event, listing, pod, scripted, status, stream
 from support.waiting import eventually
@@ -568,7 +577,7 @@ async def test_a_broken_answer_is_a_transport_error_for_requests_and_watches(ans
 
 
 async def test_a_refusal_that_never_ends_does_not_hold_a_watch_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kaito.runtime.rest.REQUEST_TIMEOUT", 0.1)
+    monkeypatch.setattr("kaito.runtime.transport.rest.REQUEST_TIMEOUT", 0.1)
     async with raw(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 100\r\n\r\n{", hold=True) as rest:
         with pytest.raises(TransportError, match="timed out"):
             await watched(rest)

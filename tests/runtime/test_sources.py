@@ -9,6 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from kaito.runtime import (
+    CONFIG_MAPS,
+    LOW_PRIORITY,
+    SECRETS,
     SINGLETON,
     Channel,
     ConfigError,
@@ -23,9 +26,7 @@ from kaito.runtime import (
     Timer,
     Watch,
 )
-from kaito.runtime.resource import CONFIG_MAPS, SECRETS
-from kaito.runtime.sources import changed
-from kaito.runtime.workqueue import LOW_PRIORITY
+from kaito.runtime.control.sources import changed
 from support.controlplane import ControlPlane
 from support.waiting import eventually
 

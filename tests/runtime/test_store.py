@@ -10,10 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from kaito.runtime import EventType, Key, Stored
-from kaito.runtime.errors import CacheError, CacheNotStarted
-from kaito.runtime.resource import PODS
-from kaito.runtime.store import Lister, Store
+from kaito.runtime import PODS, CacheError, CacheNotStarted, EventType, Key, Lister, Stored
+from kaito.runtime.cache.store import Store
 
 
 def fail(error: Exception) -> None:

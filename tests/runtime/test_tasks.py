@@ -7,7 +7,8 @@ import gc
 
 import pytest
 
-from kaito.runtime.tasks import TaskScope, cancel_and_wait
+from kaito.runtime import TaskScope
+from kaito.runtime.tasks import cancel_and_wait
 
 
 class Errors:

@@ -21,23 +21,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaito.runtime import (
+    CONFIG_MAPS,
     AdmissionRequest,
     AdmissionResponse,
     ConfigError,
     Controller,
+    Forbidden,
+    Invalid,
     Manager,
     ManagerOptions,
+    Manifest,
     Resource,
     RuntimeMetrics,
     WebhookServer,
     defaulting,
+    manifest_resource,
     validating,
 )
-from kaito.runtime.errors import Forbidden, Invalid
-from kaito.runtime.resource import CONFIG_MAPS, Manifest, manifest_resource
-from kaito.runtime.selfsigned import EphemeralCertificates
-from kaito.runtime.webhook import server as server_module
-from kaito.runtime.webhook.patch import json_patch, same
+from kaito.runtime.serving.selfsigned import EphemeralCertificates
+from kaito.runtime.serving.webhook import server as server_module
+from kaito.runtime.serving.webhook.patch import json_patch, same
 from support.controlplane import ControlPlane
 from support.waiting import eventually
 

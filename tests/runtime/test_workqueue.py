@@ -13,7 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kaito.runtime.workqueue import LOW_PRIORITY, PriorityQueue, QueueShutDown, WorkQueue
+from kaito.runtime import LOW_PRIORITY
+from kaito.runtime.control.workqueue import PriorityQueue, QueueShutDown, WorkQueue
 from support.waiting import eventually
 
 

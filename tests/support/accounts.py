@@ -7,8 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
-from kaito.runtime import Client, Manifest, Resource, manifest_resource
-from kaito.runtime.resource import SERVICE_ACCOUNTS
+from kaito.runtime import SERVICE_ACCOUNTS, Client, Manifest, Resource, manifest_resource
 from support.waiting import eventually
 
 Rules = list[dict[str, Any]]

@@ -21,9 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kaito.devcluster.apiserver import ApiServer
-from kaito.runtime import RestConfig, load_config
-from kaito.runtime.config import Material, TlsConfig
-from kaito.runtime.credentials import StaticToken
+from kaito.runtime import Material, RestConfig, StaticToken, TlsConfig, load_config
 from support.front import Front
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import yaml
 
-from kaito.runtime import AlreadyExists, Client
-from kaito.runtime.resource import CUSTOM_RESOURCE_DEFINITIONS
+from kaito.runtime import CUSTOM_RESOURCE_DEFINITIONS, AlreadyExists, Client
 from support.waiting import eventually
 
 FOLDER = Path(__file__).parents[2] / "config" / "crd"

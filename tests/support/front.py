@@ -18,10 +18,8 @@ from yarl import URL
 
 from kaito.devcluster.apiserver.faults import ConnectionDropped, Faults
 from kaito.devcluster.apiserver.requests import Query, RequestInfo
-from kaito.runtime import RestConfig
-from kaito.runtime.config import TlsConfig
-from kaito.runtime.credentials import Anonymous
-from kaito.runtime.errors import ApiError, Expired
+from kaito.runtime import ApiError, Expired, RestConfig, TlsConfig
+from kaito.runtime.transport.credentials import Anonymous
 
 _OF_THE_CONNECTION = (hdrs.CONNECTION, hdrs.CONTENT_LENGTH, hdrs.HOST, hdrs.KEEP_ALIVE, hdrs.TRANSFER_ENCODING)
 

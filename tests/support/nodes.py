@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from kaito.runtime import Client, Manifest
-from kaito.runtime.resource import NODES
+from kaito.runtime import NODES, Client, Manifest
 
 
 async def join(client: Client, node: Manifest) -> None:

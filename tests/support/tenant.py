@@ -10,8 +10,7 @@ from typing import Any
 from kaito.api.labels import INSTANCE_TYPE, NVIDIA_GPU
 from kaito.api.resources import WORKSPACES
 from kaito.api.workspace import Workspace
-from kaito.runtime import Client, Manifest, NotFound, Resource
-from kaito.runtime.resource import DEPLOYMENTS, NODES
+from kaito.runtime import DEPLOYMENTS, NODES, Client, Manifest, NotFound, Resource
 from support.waiting import eventually
 
 

@@ -12,8 +12,7 @@ import aiohttp
 from aiohttp import web
 
 from kaito.devcluster.apiserver.requests import Query, RequestInfo
-from kaito.runtime import RestConfig
-from kaito.runtime.errors import Forbidden, Invalid, Unauthorized
+from kaito.runtime import Forbidden, Invalid, RestConfig, Unauthorized
 from support.front import Front
 
 Action = tuple[str, str, str]

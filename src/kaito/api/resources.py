@@ -8,7 +8,7 @@ from kaito.api import machine, workspace
 from kaito.api.machine import Machine
 from kaito.api.meta import Object
 from kaito.api.workspace import Workspace
-from kaito.runtime.resource import Resource
+from kaito.runtime import Resource
 
 ObjectT = TypeVar("ObjectT", bound=Object)
 

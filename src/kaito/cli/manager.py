@@ -97,8 +97,7 @@ def run(
 
 
 async def _run(config: RestConfig, options: ManagerOptions, names: Sequence[str]) -> None:
-    from kaito.runtime import Manager
-    from kaito.runtime.plugins import load_controllers
+    from kaito.runtime import Manager, load_controllers
 
     manager = Manager(config, options)
     try:

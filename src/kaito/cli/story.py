@@ -27,10 +27,7 @@ from kaito.devcluster.operator import (
 )
 from kaito.devcluster.process import end, start, stop
 from kaito.devcluster.state import CLOUD_TOKEN, Running, StateFolder
-from kaito.runtime import Event, Rest, RestConfig, RuntimeMetrics, load_config
-from kaito.runtime.cache import Cache
-from kaito.runtime.resource import EVENTS, NODES, PODS
-from kaito.runtime.tasks import TaskScope
+from kaito.runtime import EVENTS, NODES, PODS, Cache, Event, Rest, RestConfig, RuntimeMetrics, TaskScope, load_config
 
 NAMESPACE = "kaito-system"
 SERVICE_ACCOUNT = "kaito-controller-manager"

@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
-from kaito.runtime import Result
-from kaito.runtime.errors import (
+from kaito.runtime import (
     AlreadyExists,
     ApiError,
     BadRequest,
@@ -19,6 +18,7 @@ from kaito.runtime.errors import (
     Invalid,
     MethodNotAllowed,
     RequestTooLarge,
+    Result,
     TerminalError,
 )
 

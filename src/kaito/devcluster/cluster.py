@@ -19,10 +19,18 @@ from kaito.devcluster.controllers import setup_all
 from kaito.devcluster.kubelet import SimulatedLogs, Timing
 from kaito.devcluster.operator import CLUSTER_NAME, LOCATION, RESOURCE_GROUP, SUBSCRIPTION
 from kaito.devcluster.state import CLOUD_TOKEN
-from kaito.runtime import AlreadyExists, Client, Manager, ManagerOptions, NotFound, RestConfig
-from kaito.runtime.config import Material, TlsConfig
-from kaito.runtime.credentials import StaticToken
-from kaito.runtime.resource import NODES
+from kaito.runtime import (
+    NODES,
+    AlreadyExists,
+    Client,
+    Manager,
+    ManagerOptions,
+    Material,
+    NotFound,
+    RestConfig,
+    StaticToken,
+    TlsConfig,
+)
 
 IDENTITY = User("system:kube-controller-manager", ("system:masters",))
 STOP_TIMEOUT = 5.0

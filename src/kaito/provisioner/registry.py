@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from typing import cast
 
 from kaito.provisioner.provider import CloudProvider
-from kaito.runtime.errors import ConfigError
+from kaito.runtime import ConfigError
 
 GROUP = "kaito.providers"
 """Entry-point group; each entry names a function from the environment to a provider, which raises ConfigError."""

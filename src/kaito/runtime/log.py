@@ -10,14 +10,13 @@ from typing import Any, NamedTuple, TextIO
 
 import structlog
 
-from kaito.runtime.resource import Key
-
 
 class ReconcileScope(NamedTuple):
     """What a line logged during a reconcile is about."""
 
     controller: str
-    key: Key
+    namespace: str
+    name: str
     reconcile_id: str
 
 
@@ -31,13 +30,13 @@ def _bind_scope(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> 
     scope = reconcile_scope.get()
     if scope is not None:
         event.setdefault("controller", scope.controller)
-        event.setdefault("namespace", scope.key.namespace)
-        event.setdefault("name", scope.key.name)
+        event.setdefault("namespace", scope.namespace)
+        event.setdefault("name", scope.name)
         event.setdefault("reconcileID", scope.reconcile_id)
     return event
 
 
-def configure(level: str = "info", *, json: bool | None = None, stream: TextIO | None = None) -> None:
+def configure_logging(level: str = "info", *, json: bool | None = None, stream: TextIO | None = None) -> None:
     """Set up logging for the process; libraries' records go the same way, from ``warning`` up.
 
     ``json`` None means JSON unless ``stream`` (standard error by default) is a terminal. Raises ValueError for an
@@ -76,5 +75,5 @@ def configure(level: str = "info", *, json: bool | None = None, stream: TextIO |
 
 
 def get_logger(name: str) -> Any:
-    """A logger that names its part of the program as ``component``; it follows ``configure``, whichever comes first."""
+    """A logger that names its part of the program as ``component``; it follows ``configure_logging``, whichever comes first."""
     return structlog.get_logger(component=name)

@@ -6,7 +6,9 @@ are read when the registry is scraped.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import final
 
 import prometheus_client
@@ -19,8 +21,6 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from kaito.runtime.workqueue import DURATION_BUCKETS, DurationHistogram, QueueStatistics
-
 RECONCILE_BUCKETS = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0,
     1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 60.0,
@@ -29,10 +29,42 @@ REQUEST_BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0,
 SIZE_BUCKETS = tuple(
     float(size) for size in (64, 256, 512, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20)
 )
+DURATION_BUCKETS = tuple(1e-8 * 10**n for n in range(12))
+"""Upper bounds in seconds of the queue's histograms; same as controller-runtime's."""
 MAX_PRIORITY_LABELS = 25
 """Priorities that get a label value of their own; deeper ones share ``exceeded_cardinality_limit``."""
 
 RECONCILE_RESULTS = ("error", "requeue", "requeue_after", "success")
+
+
+@final
+class DurationHistogram:
+    """Counts per bucket of ``DURATION_BUCKETS``, and beyond."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(DURATION_BUCKETS) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(DURATION_BUCKETS, seconds)] += 1
+        self.total += seconds
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatistics:
+    depth: dict[int, int]
+    """Ready keys by priority."""
+    waiting: int
+    processing: int
+    adds: int
+    retries: int
+    queue_duration: DurationHistogram
+    work_duration: DurationHistogram
+    unfinished_seconds: float
+    """Sum of the ages of the keys that are being worked on."""
+    longest_running_seconds: float
 
 
 @final

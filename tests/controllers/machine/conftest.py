@@ -17,9 +17,18 @@ from kaito.controllers.machine.settings import Settings
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
 from kaito.devcluster.arm import ArmEmulator, ArmOptions, Pool, build_nodes
 from kaito.provisioner import CloudProvider, load_provider
-from kaito.runtime import Client, Manager, ManagerOptions, Manifest, Rest, RestConfig, RuntimeMetrics
-from kaito.runtime.errors import NotFound
-from kaito.runtime.resource import EVENTS, NODES
+from kaito.runtime import (
+    EVENTS,
+    NODES,
+    Client,
+    Manager,
+    ManagerOptions,
+    Manifest,
+    NotFound,
+    Rest,
+    RestConfig,
+    RuntimeMetrics,
+)
 from support.controlplane import of_server
 from support.definitions import install
 from support.nodes import join

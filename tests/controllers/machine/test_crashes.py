@@ -10,7 +10,7 @@ from controllers.machine.conftest import World
 from kaito.api.resources import MACHINES
 from kaito.devcluster.arm import ArmOptions
 from kaito.provisioner import CloudProvider, Instance, InstanceSpec
-from kaito.runtime.resource import NODES
+from kaito.runtime import NODES
 from support.waiting import eventually
 
 

@@ -11,7 +11,7 @@ from controllers.machine.conftest import World
 from kaito.api.resources import MACHINES
 from kaito.devcluster.arm import ArmOptions, Fault, Plan
 from kaito.devcluster.arm.errors import ArmError
-from kaito.runtime.resource import NODES
+from kaito.runtime import NODES
 from support.waiting import eventually
 
 QUOTA = ArmError(400, "ErrCode_InsufficientVCPUQuota", "Insufficient vcpu quota requested 6, remaining 0", flat=True)

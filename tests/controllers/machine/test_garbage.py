@@ -19,10 +19,9 @@ from kaito.controllers.machine.metrics import MachineMetrics
 from kaito.devcluster.arm import Fault, build_node
 from kaito.devcluster.arm.errors import ArmError
 from kaito.provisioner import Instance, InstanceState, load_provider
-from kaito.runtime import EventRecorder, Lister, Stored, SystemClock
-from kaito.runtime.recorder import EventWriter
-from kaito.runtime.resource import NODES
-from kaito.runtime.store import Store
+from kaito.runtime import NODES, EventRecorder, Lister, Stored, SystemClock
+from kaito.runtime.cache.store import Store
+from kaito.runtime.manager.recorder import EventWriter
 from support.waiting import eventually
 
 NOON = datetime(2024, 11, 16, 12, tzinfo=UTC)

@@ -15,9 +15,7 @@ from kaito.api.workspace import Workspace
 from kaito.controllers.workspace.manifests.machine import build_machine, machine_name
 from kaito.devcluster.arm import ArmOptions, Plan
 from kaito.models import Catalogue
-from kaito.runtime import Manifest
-from kaito.runtime.errors import NotFound
-from kaito.runtime.resource import NODES
+from kaito.runtime import NODES, Manifest, NotFound
 from support.waiting import eventually
 
 SAMPLE = Path(__file__).parents[3] / "config" / "samples" / "workspace-phi-3-mini.inference.yaml"

@@ -28,10 +28,8 @@ from kaito.provisioner import (
     QuotaExceeded,
     Throttled,
 )
-from kaito.runtime import Event, EventType, Lister, Manager, RestConfig, Stored
-from kaito.runtime.errors import ConfigError
-from kaito.runtime.resource import NODES
-from kaito.runtime.store import Store
+from kaito.runtime import NODES, ConfigError, Event, EventType, Lister, Manager, RestConfig, Stored
+from kaito.runtime.cache.store import Store
 
 NOON = datetime(2024, 11, 16, 12, tzinfo=UTC)
 

@@ -17,10 +17,26 @@ from kaito.controllers.workspace.context import Caches
 from kaito.controllers.workspace.reconciler import WorkspaceReconciler
 from kaito.controllers.workspace.settings import Settings
 from kaito.models import Catalogue
-from kaito.runtime import Key, Lister, ObjectReference, PatchType, Request, Resource, Result, Stored
-from kaito.runtime.errors import AlreadyExists, Conflict, Invalid, NotFound
-from kaito.runtime.resource import CONTROLLER_REVISIONS, DEPLOYMENTS, NODES, PODS, SERVICES
-from kaito.runtime.store import Store
+from kaito.runtime import (
+    CONTROLLER_REVISIONS,
+    DEPLOYMENTS,
+    NODES,
+    PODS,
+    SERVICES,
+    AlreadyExists,
+    Conflict,
+    Invalid,
+    Key,
+    Lister,
+    NotFound,
+    ObjectReference,
+    PatchType,
+    Request,
+    Resource,
+    Result,
+    Stored,
+)
+from kaito.runtime.cache.store import Store
 
 SAMPLES = Path(__file__).parents[3] / "config" / "samples"
 WATCHED = (WORKSPACES, MACHINES, NODES, PODS, DEPLOYMENTS, SERVICES, CONTROLLER_REVISIONS)

@@ -16,10 +16,8 @@ from kaito.controllers.workspace.pods import worst_problem
 from kaito.controllers.workspace.settings import Settings
 from kaito.controllers.workspace.status import held_up, next_status, transitions, with_summary
 from kaito.models import Catalogue
-from kaito.runtime import ConfigError, Controller, Event, EventType, Key, Lister, Resource, Stored
-from kaito.runtime.errors import Invalid
-from kaito.runtime.resource import NODES, PODS
-from kaito.runtime.store import Store
+from kaito.runtime import NODES, PODS, ConfigError, Controller, Event, EventType, Invalid, Key, Lister, Resource, Stored
+from kaito.runtime.cache.store import Store
 
 NOON = datetime(2024, 11, 16, 12, tzinfo=UTC)
 

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kaito.api.resources import MACHINES, WORKSPACES
-from kaito.runtime.errors import Forbidden, ServiceUnavailable, TerminalError
-from kaito.runtime.resource import CONTROLLER_REVISIONS, DEPLOYMENTS, NODES, PODS, SERVICES
+from kaito.runtime import (
+    CONTROLLER_REVISIONS,
+    DEPLOYMENTS,
+    NODES,
+    PODS,
+    SERVICES,
+    Forbidden,
+    ServiceUnavailable,
+    TerminalError,
+)
 
 if TYPE_CHECKING:
     from conftest import Harness

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kaito.devcluster.apiserver.patch import json_patch, merge_patch, strategic_merge_patch
 from kaito.devcluster.apiserver.schema import Schema
-from kaito.runtime.errors import BadRequest, Invalid
+from kaito.runtime import BadRequest, Invalid
 
 DEPLOYMENT = Schema.for_builtin("io.k8s.api.apps.v1.Deployment")
 POD = Schema.for_builtin("io.k8s.api.core.v1.Pod")

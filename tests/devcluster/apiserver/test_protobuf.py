@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaito.devcluster.apiserver.protobuf import MAGIC, decode
-from kaito.runtime.errors import BadRequest, UnsupportedMediaType
+from kaito.runtime import BadRequest, UnsupportedMediaType
 
 CREATIONS = [
     "namespace demo",

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions, Fault
-from kaito.runtime.errors import TooManyRequests
+from kaito.runtime import TooManyRequests
 
 if TYPE_CHECKING:
     from devcluster.harness import Kube

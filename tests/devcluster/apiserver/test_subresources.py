@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kaito.devcluster.apiserver import LogOptions
-from kaito.runtime.errors import BadRequest
+from kaito.runtime import BadRequest
 
 if TYPE_CHECKING:
     from devcluster.harness import Kube

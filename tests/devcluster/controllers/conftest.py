@@ -9,8 +9,7 @@ import pytest
 
 from devcluster.living import Living
 from kaito.devcluster.cluster import ClusterOptions, Controllers, LocalCluster
-from kaito.runtime import Client, Rest, RestConfig, RuntimeMetrics
-from kaito.runtime.resource import NAMESPACES
+from kaito.runtime import NAMESPACES, Client, Rest, RestConfig, RuntimeMetrics
 
 SPEED = 10.0
 """How many times faster than a user's cluster."""

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from devcluster.living import Living, rolled_out, template, workload
-from kaito.runtime import Manifest
-from kaito.runtime.resource import DEPLOYMENTS, EVENTS, PODS, REPLICA_SETS
+from kaito.runtime import DEPLOYMENTS, EVENTS, PODS, REPLICA_SETS, Manifest
 
 
 def condition(obj: Manifest, kind: str) -> dict[str, Any]:

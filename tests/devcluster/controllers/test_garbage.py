@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from devcluster.living import Living, rolled_out, workload
-from kaito.runtime import Manifest, NotFound, Resource, manifest_resource
-from kaito.runtime.resource import (
+from kaito.runtime import (
     CONFIG_MAPS,
     CUSTOM_RESOURCE_DEFINITIONS,
     DEPLOYMENTS,
@@ -18,6 +17,10 @@ from kaito.runtime.resource import (
     REPLICA_SETS,
     SECRETS,
     SERVICE_ACCOUNTS,
+    Manifest,
+    NotFound,
+    Resource,
+    manifest_resource,
 )
 
 

@@ -6,8 +6,7 @@ import json
 from typing import Any
 
 from kaito.devcluster.controllers.graph import Graph, judge
-from kaito.runtime import Stored
-from kaito.runtime.resource import CONFIG_MAPS, NAMESPACES, SECRETS
+from kaito.runtime import CONFIG_MAPS, NAMESPACES, SECRETS, Stored
 
 
 def stored(

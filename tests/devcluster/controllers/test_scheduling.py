@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from devcluster.living import Living, is_ready, template
-from kaito.runtime import Manifest, NotFound
-from kaito.runtime.resource import EVENTS, LEASES, NODES, PODS
+from kaito.runtime import EVENTS, LEASES, NODES, PODS, Manifest, NotFound
 
 
 def node(name: str, **status: str) -> Manifest:

@@ -9,8 +9,7 @@ from typing import Any
 from kaito.devcluster.controllers import conditions, endpoints, nodes, volumes
 from kaito.devcluster.controllers.namespaces import terminating_conditions
 from kaito.devcluster.controllers.ownership import sort_claims
-from kaito.runtime import LabelSelector, Manifest, ObjectMeta, Stored
-from kaito.runtime.resource import PODS
+from kaito.runtime import PODS, LabelSelector, Manifest, ObjectMeta, Stored
 
 NOW = datetime(2024, 11, 16, 12, tzinfo=UTC)
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from devcluster.living import Living, is_ready, template, workload
 from kaito.devcluster.controllers.resources import DAEMON_SETS, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES
-from kaito.runtime import Manifest, NotFound
-from kaito.runtime.resource import (
+from kaito.runtime import (
     CONTROLLER_REVISIONS,
     DEPLOYMENTS,
     ENDPOINT_SLICES,
@@ -16,6 +15,8 @@ from kaito.runtime.resource import (
     PODS,
     SERVICES,
     STATEFUL_SETS,
+    Manifest,
+    NotFound,
 )
 
 

@@ -12,7 +12,7 @@ import pytest
 from kaito.devcluster.kubelet.addresses import Addresses
 from kaito.devcluster.kubelet.logs import render
 from kaito.devcluster.kubelet.nodes import internal_ip, is_reported, node_status, system_node
-from kaito.runtime.errors import BadRequest
+from kaito.runtime import BadRequest
 
 NOW = datetime(2024, 11, 16, 12, tzinfo=UTC)
 

@@ -19,8 +19,7 @@ from kaito.controllers.machine.metrics import MachineMetrics, MeteredProvider
 from kaito.controllers.machine.reconciler import MachineReconciler, machine_matters
 from kaito.controllers.machine.settings import Settings
 from kaito.provisioner import load_provider
-from kaito.runtime import Controller, Watch
-from kaito.runtime.resource import NODES
+from kaito.runtime import NODES, Controller, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,8 +20,7 @@ from kaito.controllers.machine.context import is_managed
 from kaito.controllers.machine.metrics import GARBAGE_COLLECTED
 from kaito.controllers.machine.termination import release_node
 from kaito.provisioner import InstanceNotFound, InstanceState, ProviderError
-from kaito.runtime import ObjectReference, get_logger
-from kaito.runtime.errors import RuntimeFault
+from kaito.runtime import ObjectReference, RuntimeFault, get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Sequence

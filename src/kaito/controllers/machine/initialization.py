@@ -9,8 +9,7 @@ from kaito.api.conditions import is_true
 from kaito.api.machine import INITIALIZED
 from kaito.controllers.machine import nodes
 from kaito.controllers.pipeline import Outcome, Proceed, Wait
-from kaito.runtime.errors import NotFound
-from kaito.runtime.resource import NODES
+from kaito.runtime import NODES, NotFound
 
 if TYPE_CHECKING:
     from kaito.api.machine import Machine

@@ -16,6 +16,7 @@ from kaito.controllers.machine.status import MachineStep, became_true, held_up, 
 from kaito.controllers.machine.termination import terminate
 from kaito.controllers.pipeline import EventKind, Report, run, write_status
 from kaito.runtime import (
+    NotFound,
     ObjectReference,
     Request,
     Result,
@@ -26,7 +27,6 @@ from kaito.runtime import (
     labels_changed,
     remove_finalizer,
 )
-from kaito.runtime.errors import NotFound
 
 if TYPE_CHECKING:
     from kaito.api.machine import Machine

@@ -10,8 +10,7 @@ from kaito.api.machine import REGISTERED
 from kaito.api.resources import MACHINES
 from kaito.controllers.machine import nodes
 from kaito.controllers.pipeline import Outcome, Proceed, Wait
-from kaito.runtime.errors import NotFound
-from kaito.runtime.resource import NODES
+from kaito.runtime import NODES, NotFound
 
 if TYPE_CHECKING:
     from kaito.controllers.machine.context import MachineContext

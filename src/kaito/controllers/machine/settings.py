@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kaito.runtime.errors import ConfigError
+from kaito.runtime import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 from kaito.api import labels
 from kaito.controllers.machine import nodes
 from kaito.provisioner import InstanceNotFound, InstanceState, ProviderError
-from kaito.runtime import remove_finalizer
-from kaito.runtime.errors import NotFound
-from kaito.runtime.resource import NODES
+from kaito.runtime import NODES, NotFound, remove_finalizer
 
 if TYPE_CHECKING:
     from kaito.controllers.machine.context import MachineContext

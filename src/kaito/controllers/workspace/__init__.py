@@ -14,8 +14,7 @@ from kaito.controllers.workspace.context import Caches
 from kaito.controllers.workspace.reconciler import WorkspaceReconciler
 from kaito.controllers.workspace.settings import Settings
 from kaito.models import Catalogue
-from kaito.runtime import Controller, Watch
-from kaito.runtime.resource import CONTROLLER_REVISIONS, DEPLOYMENTS, NODES, PODS, SERVICES
+from kaito.runtime import CONTROLLER_REVISIONS, DEPLOYMENTS, NODES, PODS, SERVICES, Controller, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

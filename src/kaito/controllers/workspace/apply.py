@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kaito.controllers.pipeline import Fail, Wait
 from kaito.controllers.workspace.manifests.ownership import controller_of, difference, present
-from kaito.runtime.errors import AlreadyExists
+from kaito.runtime import AlreadyExists
 
 if TYPE_CHECKING:
     from kaito.api.workspace import Workspace

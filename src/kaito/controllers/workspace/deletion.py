@@ -8,8 +8,7 @@ from kaito.api.resources import MACHINES
 from kaito.api.workspace import WORKSPACE_DELETING
 from kaito.controllers.pipeline import Finding
 from kaito.controllers.workspace.context import machine_labels
-from kaito.runtime import LabelSelector
-from kaito.runtime.errors import NotFound
+from kaito.runtime import LabelSelector, NotFound
 
 if TYPE_CHECKING:
     from kaito.controllers.workspace.context import WorkspaceContext

@@ -12,7 +12,7 @@ from kaito.controllers.workspace.apply import ensure
 from kaito.controllers.workspace.manifests.deployment import build_preset_deployment, build_template_deployment
 from kaito.controllers.workspace.manifests.service import build_service
 from kaito.controllers.workspace.pods import worst_problem
-from kaito.runtime.resource import DEPLOYMENTS, SERVICES
+from kaito.runtime import DEPLOYMENTS, SERVICES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,8 +16,7 @@ from kaito.controllers.workspace.revision import RevisionStep
 from kaito.controllers.workspace.status import WorkspaceStep, held_up, next_status, transitions, with_summary
 from kaito.controllers.workspace.tuning import TuningStep
 from kaito.controllers.workspace.validation import ValidationStep
-from kaito.runtime import ObjectReference, Request, Result, add_finalizer, remove_finalizer
-from kaito.runtime.errors import NotFound
+from kaito.runtime import NotFound, ObjectReference, Request, Result, add_finalizer, remove_finalizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -13,8 +13,7 @@ from kaito.controllers.pipeline import Fail, Outcome, Proceed, Wait
 from kaito.controllers.workspace import nodes
 from kaito.controllers.workspace.context import machine_labels
 from kaito.controllers.workspace.manifests.machine import build_machine, machine_name
-from kaito.runtime.errors import AlreadyExists, NotFound
-from kaito.runtime.resource import NODES
+from kaito.runtime import NODES, AlreadyExists, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -14,8 +14,7 @@ from kaito.controllers.workspace.manifests.revision import (
     revision_name,
     specification_hash,
 )
-from kaito.runtime.errors import AlreadyExists, NotFound
-from kaito.runtime.resource import CONTROLLER_REVISIONS
+from kaito.runtime import CONTROLLER_REVISIONS, AlreadyExists, NotFound
 
 if TYPE_CHECKING:
     from kaito.controllers.workspace.context import WorkspaceContext

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kaito.models.catalogue import CLOUDS
-from kaito.runtime.errors import ConfigError
+from kaito.runtime import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

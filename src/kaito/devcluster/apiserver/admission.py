@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kaito.devcluster.apiserver.meta import details
 from kaito.devcluster.apiserver.store import Collection, Object, Record, decode
-from kaito.runtime.errors import Forbidden, NotFound
+from kaito.runtime import Forbidden, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -23,13 +23,7 @@ from kaito.devcluster.apiserver.negotiation import (
 from kaito.devcluster.apiserver.replies import Reply, Stream
 from kaito.devcluster.apiserver.subresources import UNSUPPORTED, LogOptions, LogProvider, not_supported
 from kaito.devcluster.apiserver.watch import WatchOptions
-from kaito.runtime.errors import (
-    BadRequest,
-    MethodNotAllowed,
-    NotFound,
-    NotImplementedByServer,
-    UnsupportedMediaType,
-)
+from kaito.runtime import BadRequest, MethodNotAllowed, NotFound, NotImplementedByServer, UnsupportedMediaType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kaito.devcluster.apiserver import meta
 from kaito.devcluster.apiserver.writes import Writer, is_released
-from kaito.runtime.errors import BadRequest, Invalid
+from kaito.runtime import BadRequest, Invalid
 
 if TYPE_CHECKING:
     from kaito.devcluster.apiserver.registry import Kind

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from kaito.devcluster.apiserver.requests import RequestInfo
-    from kaito.runtime.errors import ApiError
+    from kaito.runtime import ApiError
 
 When = Literal["before", "after"]
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kaito.runtime.errors import BadRequest
-from kaito.runtime.selectors import FieldSelector, LabelSelector
+from kaito.runtime import BadRequest, FieldSelector, LabelSelector
 
 if TYPE_CHECKING:
     from kaito.devcluster.apiserver.store import Object, Record

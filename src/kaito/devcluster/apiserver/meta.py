@@ -15,7 +15,7 @@ from kaito.devcluster.apiserver.names import (
 )
 from kaito.devcluster.apiserver.schema import Cause
 from kaito.devcluster.apiserver.store import Object, encode
-from kaito.runtime.errors import AlreadyExists, BadRequest, Conflict, Invalid, NotFound
+from kaito.runtime import AlreadyExists, BadRequest, Conflict, Invalid, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping

@@ -13,7 +13,7 @@ import yaml
 from kaito.devcluster.apiserver import protobuf
 from kaito.devcluster.apiserver.printers import table
 from kaito.devcluster.apiserver.store import Object, Record, encode
-from kaito.runtime.errors import BadRequest, NotAcceptable, UnsupportedMediaType
+from kaito.runtime import BadRequest, NotAcceptable, UnsupportedMediaType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -9,7 +9,7 @@ import jsonpointer
 import msgspec
 
 from kaito.devcluster.apiserver.schema.fields import copy_json
-from kaito.runtime.errors import ApiError, BadRequest, Invalid
+from kaito.runtime import ApiError, BadRequest, Invalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from kaito.runtime.errors import BadRequest, UnsupportedMediaType
+from kaito.runtime import BadRequest, UnsupportedMediaType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ import msgspec
 
 from kaito.devcluster.apiserver import meta
 from kaito.devcluster.apiserver.fields import Selection
-from kaito.runtime.errors import ApiError, BadRequest, Expired, Invalid, ServerTimeout
+from kaito.runtime import ApiError, BadRequest, Expired, Invalid, ServerTimeout
 
 if TYPE_CHECKING:
     from kaito.devcluster.apiserver.registry import Kind

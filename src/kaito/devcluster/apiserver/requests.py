@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote
 
-from kaito.runtime.errors import BadRequest, Invalid
+from kaito.runtime import BadRequest, Invalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -25,7 +25,7 @@ from kaito.devcluster.apiserver.reads import find
 from kaito.devcluster.apiserver.replies import Reply, Stream
 from kaito.devcluster.apiserver.requests import Query, RequestInfo
 from kaito.devcluster.apiserver.store import encode
-from kaito.runtime.errors import ApiError, InternalError, NotFound, RequestTooLarge
+from kaito.runtime import ApiError, InternalError, NotFound, RequestTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kaito.runtime.errors import Expired
+from kaito.runtime import Expired
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -14,8 +14,7 @@ from kaito.devcluster.apiserver.reads import find
 from kaito.devcluster.apiserver.schema import Cause
 from kaito.devcluster.apiserver.store import Object, Record
 from kaito.devcluster.apiserver.writes import Writer, Written, apply_patch
-from kaito.runtime.errors import BadRequest, NotImplementedByServer, TooManyRequests
-from kaito.runtime.selectors import LabelSelector
+from kaito.runtime import BadRequest, LabelSelector, NotImplementedByServer, TooManyRequests
 
 if TYPE_CHECKING:
     from kaito.devcluster.apiserver.registry import Kind, Registry

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kaito.devcluster.apiserver.reads import NOT_OLDER_THAN, check_not_ahead, parse_revision
 from kaito.devcluster.apiserver.store import NO_FIELDS, Change, Record, Store, encode
-from kaito.runtime.errors import ApiError, Expired, Invalid
+from kaito.runtime import ApiError, Expired, Invalid
 
 if TYPE_CHECKING:
     from kaito.devcluster.apiserver.fields import Selection

@@ -16,14 +16,7 @@ from kaito.devcluster.apiserver.registry import Kind
 from kaito.devcluster.apiserver.requests import NO_QUERY, Query
 from kaito.devcluster.apiserver.schema import Cause
 from kaito.devcluster.apiserver.store import Object, Record, encode, same
-from kaito.runtime.errors import (
-    ApiError,
-    BadRequest,
-    Conflict,
-    Invalid,
-    MethodNotAllowed,
-    UnsupportedMediaType,
-)
+from kaito.runtime import ApiError, BadRequest, Conflict, Invalid, MethodNotAllowed, UnsupportedMediaType
 
 if TYPE_CHECKING:
     from datetime import datetime

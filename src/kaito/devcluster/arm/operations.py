@@ -14,7 +14,7 @@ from typing import Any
 from kaito.devcluster.arm.errors import ArmError
 from kaito.devcluster.arm.faults import Faults, Plan
 from kaito.devcluster.arm.pools import Pool
-from kaito.runtime.tasks import TaskScope
+from kaito.runtime import TaskScope
 
 PoolHook = Callable[[Pool], Awaitable[None]]
 

@@ -21,6 +21,9 @@ from kaito.devcluster.controllers.resources import DAEMON_SETS
 from kaito.devcluster.controllers.revisions import Revisions
 from kaito.devcluster.controllers.scheduler import node_matters
 from kaito.runtime import (
+    CONTROLLER_REVISIONS,
+    NODES,
+    PODS,
     ApiError,
     Client,
     Clock,
@@ -40,7 +43,6 @@ from kaito.runtime import (
     Watch,
     owner_reference,
 )
-from kaito.runtime.resource import CONTROLLER_REVISIONS, NODES, PODS
 
 NAME = "daemonset-controller"
 _TOLERATED = (

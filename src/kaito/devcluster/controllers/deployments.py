@@ -12,6 +12,9 @@ from kaito.devcluster.controllers.ownership import adopters, claim
 from kaito.devcluster.controllers.replicasets import TERMINATING
 from kaito.devcluster.controllers.templates import same_template
 from kaito.runtime import (
+    DEPLOYMENTS,
+    PODS,
+    REPLICA_SETS,
     AlreadyExists,
     Client,
     Clock,
@@ -35,7 +38,6 @@ from kaito.runtime import (
     owner_keys,
     owner_reference,
 )
-from kaito.runtime.resource import DEPLOYMENTS, PODS, REPLICA_SETS
 
 NAME = "deployment-controller"
 

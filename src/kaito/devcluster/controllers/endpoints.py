@@ -16,6 +16,10 @@ from typing import Any
 from kaito.devcluster.controllers import pods
 from kaito.devcluster.controllers.replicasets import TERMINATING
 from kaito.runtime import (
+    ENDPOINT_SLICES,
+    ENDPOINTS,
+    PODS,
+    SERVICES,
     AlreadyExists,
     ApiError,
     Client,
@@ -32,7 +36,6 @@ from kaito.runtime import (
     Watch,
     owner_reference,
 )
-from kaito.runtime.resource import ENDPOINT_SLICES, ENDPOINTS, PODS, SERVICES
 
 NAME = "endpoints-controller"
 SERVICE_NAME = "kubernetes.io/service-name"

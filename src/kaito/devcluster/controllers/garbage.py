@@ -16,6 +16,7 @@ from typing import Any
 from kaito.devcluster.controllers.discovery import builtin, discover, established
 from kaito.devcluster.controllers.graph import FOREGROUND, ORPHAN, Graph, Node, Verdict, judge
 from kaito.runtime import (
+    CUSTOM_RESOURCE_DEFINITIONS,
     Cache,
     Channel,
     Client,
@@ -32,7 +33,6 @@ from kaito.runtime import (
     Resource,
     Result,
 )
-from kaito.runtime.resource import CUSTOM_RESOURCE_DEFINITIONS
 
 NAME = "garbage-collector"
 WORKERS = 4

@@ -17,6 +17,8 @@ from kaito.devcluster.controllers import conditions, pods
 from kaito.devcluster.controllers.ownership import adopters, claim
 from kaito.devcluster.controllers.replicasets import TERMINATING
 from kaito.runtime import (
+    JOBS,
+    PODS,
     ApiError,
     Client,
     Clock,
@@ -36,7 +38,6 @@ from kaito.runtime import (
     owner_reference,
     parse_time,
 )
-from kaito.runtime.resource import JOBS, PODS
 
 NAME = "job-controller"
 INDEX = "batch.kubernetes.io/job-completion-index"

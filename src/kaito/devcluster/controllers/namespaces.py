@@ -12,6 +12,9 @@ import msgspec
 from kaito.devcluster.controllers import conditions
 from kaito.devcluster.controllers.discovery import discover
 from kaito.runtime import (
+    CONFIG_MAPS,
+    NAMESPACES,
+    SERVICE_ACCOUNTS,
     AlreadyExists,
     Client,
     Clock,
@@ -30,7 +33,6 @@ from kaito.runtime import (
     Watch,
     parse_time,
 )
-from kaito.runtime.resource import CONFIG_MAPS, NAMESPACES, SERVICE_ACCOUNTS
 
 NAME = "namespace-controller"
 FINALIZER = "kubernetes"

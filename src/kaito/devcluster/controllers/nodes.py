@@ -12,8 +12,7 @@ from typing import Any
 from kaito.devcluster.controllers import conditions
 from kaito.devcluster.controllers.placement import UNSCHEDULABLE_TAINT
 from kaito.devcluster.controllers.scheduler import node_matters
-from kaito.runtime import Client, Controller, Event, Lister, Manager, Manifest, NotFound, Request
-from kaito.runtime.resource import NODES
+from kaito.runtime import NODES, Client, Controller, Event, Lister, Manager, Manifest, NotFound, Request
 
 NAME = "node-lifecycle-controller"
 NOT_READY_TAINT = "node.kubernetes.io/not-ready"

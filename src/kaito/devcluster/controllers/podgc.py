@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from kaito.runtime import (
+    NODES,
+    PODS,
     Client,
     Controller,
     EventType,
@@ -23,7 +25,6 @@ from kaito.runtime import (
     Stored,
     Watch,
 )
-from kaito.runtime.resource import NODES, PODS
 
 NAME = "pod-garbage-collector"
 _INDEX = "podgc"

@@ -10,8 +10,20 @@ from typing import Any
 
 from kaito.devcluster.controllers import pods
 from kaito.devcluster.controllers.resources import PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES
-from kaito.runtime import Client, Controller, Key, Lister, Manager, Manifest, NotFound, Request, Resource, Stored, Watch
-from kaito.runtime.resource import PODS
+from kaito.runtime import (
+    PODS,
+    Client,
+    Controller,
+    Key,
+    Lister,
+    Manager,
+    Manifest,
+    NotFound,
+    Request,
+    Resource,
+    Stored,
+    Watch,
+)
 
 CLAIM_FINALIZER = "kubernetes.io/pvc-protection"
 VOLUME_FINALIZER = "kubernetes.io/pv-protection"

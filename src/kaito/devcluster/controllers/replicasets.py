@@ -7,6 +7,8 @@ from datetime import datetime
 from kaito.devcluster.controllers import conditions, pods
 from kaito.devcluster.controllers.ownership import adopters, claim
 from kaito.runtime import (
+    PODS,
+    REPLICA_SETS,
     ApiError,
     Client,
     Clock,
@@ -25,7 +27,6 @@ from kaito.runtime import (
     Watch,
     owner_reference,
 )
-from kaito.runtime.resource import PODS, REPLICA_SETS
 
 NAME = "replicaset-controller"
 TERMINATING = "NamespaceTerminating"

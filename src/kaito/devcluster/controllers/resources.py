@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kaito.runtime.resource import manifest_resource
+from kaito.runtime import manifest_resource
 
 DAEMON_SETS = manifest_resource("apps", "v1", "DaemonSet", "daemonsets")
 PERSISTENT_VOLUME_CLAIMS = manifest_resource("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")

@@ -10,6 +10,7 @@ from typing import Any
 from kaito.devcluster.controllers.ownership import claim
 from kaito.devcluster.controllers.templates import template_hash
 from kaito.runtime import (
+    CONTROLLER_REVISIONS,
     AlreadyExists,
     Client,
     LabelSelector,
@@ -20,7 +21,6 @@ from kaito.runtime import (
     Resource,
     owner_reference,
 )
-from kaito.runtime.resource import CONTROLLER_REVISIONS
 
 LABEL = "controller-revision-hash"
 """Label of a pod: the name of the revision it was made from."""

@@ -15,6 +15,8 @@ from kaito.devcluster.controllers import conditions, pods
 from kaito.devcluster.controllers.placement import NodeView, misfits, preference, untolerated
 from kaito.devcluster.controllers.resources import PERSISTENT_VOLUME_CLAIMS
 from kaito.runtime import (
+    NODES,
+    PODS,
     Client,
     Clock,
     Conflict,
@@ -32,7 +34,6 @@ from kaito.runtime import (
     Stored,
     Watch,
 )
-from kaito.runtime.resource import NODES, PODS
 
 NAME = "default-scheduler"
 _INDEX = "scheduler"

@@ -18,6 +18,9 @@ from kaito.devcluster.controllers.replicasets import TERMINATING
 from kaito.devcluster.controllers.resources import PERSISTENT_VOLUME_CLAIMS
 from kaito.devcluster.controllers.revisions import History, Revisions, template_of
 from kaito.runtime import (
+    CONTROLLER_REVISIONS,
+    PODS,
+    STATEFUL_SETS,
     AlreadyExists,
     ApiError,
     Client,
@@ -36,7 +39,6 @@ from kaito.runtime import (
     Watch,
     owner_reference,
 )
-from kaito.runtime.resource import CONTROLLER_REVISIONS, PODS, STATEFUL_SETS
 
 NAME = "statefulset-controller"
 POD_NAME = "statefulset.kubernetes.io/pod-name"

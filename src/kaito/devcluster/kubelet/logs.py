@@ -7,9 +7,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any, Protocol
 
 from kaito.devcluster.kubelet import containers as c
-from kaito.runtime import Cache, Event, EventType
-from kaito.runtime.errors import BadRequest
-from kaito.runtime.resource import PODS
+from kaito.runtime import PODS, BadRequest, Cache, Event, EventType
 
 
 class Options(Protocol):

@@ -13,6 +13,8 @@ from typing import Any
 from kaito.devcluster.kubelet.addresses import NODE_NETWORK, Addresses
 from kaito.devcluster.kubelet.containers import SIMULATED
 from kaito.runtime import (
+    LEASES,
+    NODES,
     AlreadyExists,
     Client,
     Clock,
@@ -34,7 +36,6 @@ from kaito.runtime import (
     owner_reference,
     parse_time,
 )
-from kaito.runtime.resource import LEASES, NODES
 
 NAME = "kubelet"
 VERSION = "v1.32.0+kaito-sim"

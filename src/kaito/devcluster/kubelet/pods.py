@@ -11,6 +11,8 @@ from kaito.devcluster.kubelet.nodes import NAME, internal_ip
 from kaito.devcluster.kubelet.rules import Change, Rule, Scene, next_rule
 from kaito.devcluster.kubelet.timing import Timing
 from kaito.runtime import (
+    NODES,
+    PODS,
     Client,
     Clock,
     Conflict,
@@ -27,7 +29,6 @@ from kaito.runtime import (
     Stored,
     Watch,
 )
-from kaito.runtime.resource import NODES, PODS
 
 _NODE_INDEX, _ADDRESS_INDEX = "kubelet/node", "kubelet/address"
 

@@ -10,7 +10,7 @@ from azure.core.pipeline.policies import SansIOHTTPPolicy
 from azure.mgmt.containerservice.aio import ContainerServiceClient
 
 from kaito.provisioner.aks.config import EmulatorToken, ManagedIdentity
-from kaito.runtime.errors import ConfigError
+from kaito.runtime import ConfigError
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential

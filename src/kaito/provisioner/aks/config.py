@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from kaito.runtime.errors import ConfigError
+from kaito.runtime import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

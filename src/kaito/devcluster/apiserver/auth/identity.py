@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from kaito.devcluster.apiserver.store import Collection, decode
-from kaito.runtime.errors import Unauthorized
+from kaito.runtime import Unauthorized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from kaito.devcluster.apiserver.auth.identity import ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, User
 from kaito.devcluster.apiserver.auth.rbac import Attributes, Authorizer
-from kaito.runtime.errors import BadRequest
+from kaito.runtime import BadRequest
 
 if TYPE_CHECKING:
     from multidict import MultiMapping

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kaito.devcluster.apiserver.auth.identity import ANONYMOUS, MASTERS, User, service_account_name
 from kaito.devcluster.apiserver.meta import details_of
 from kaito.devcluster.apiserver.store import Collection, Object, decode
-from kaito.runtime.errors import Forbidden, Unauthorized
+from kaito.runtime import Forbidden, Unauthorized
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -8,7 +8,7 @@ from kaito.devcluster.apiserver import meta
 from kaito.devcluster.apiserver.auth.identity import API_AUDIENCES, Authenticator, User
 from kaito.devcluster.apiserver.auth.rbac import Attributes, Authorizer
 from kaito.devcluster.apiserver.schema import Cause
-from kaito.runtime.errors import BadRequest
+from kaito.runtime import BadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kaito.devcluster.apiserver.schema import Cause, validate_crd
 from kaito.devcluster.apiserver.store import same
 from kaito.devcluster.apiserver.strategies.base import Strategy, immutable, set_default, spec_of
-from kaito.runtime.errors import BadRequest
+from kaito.runtime import BadRequest
 
 if TYPE_CHECKING:
     from kaito.devcluster.apiserver.store import Collection, Object

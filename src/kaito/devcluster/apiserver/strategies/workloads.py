@@ -8,7 +8,7 @@ from kaito.devcluster.apiserver.schema import Cause
 from kaito.devcluster.apiserver.store import same
 from kaito.devcluster.apiserver.strategies.base import Strategy, immutable, set_default, spec_of
 from kaito.devcluster.apiserver.strategies.podspec import default_pod_spec, validate_pod_spec
-from kaito.runtime.selectors import LabelSelector
+from kaito.runtime import LabelSelector
 
 if TYPE_CHECKING:
     from kaito.devcluster.apiserver.store import Collection, Object

@@ -1,0 +1,474 @@
+"""An informer: keeps a store equal to what the server has, and tells handlers of every change, in order.
+
+The event loop is the lock: an event is decoded, applied, indexed and handed to the handlers in one step. Large lists are
+applied in slices of a few milliseconds, so that leader election and probes are not kept waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar, final
+
+import msgspec
+
+from kaito.runtime.cache.reflector import ReflectorMachine, Step, StepKind, StreamedVersions, Timeout, streams_no_lists
+from kaito.runtime.cache.store import IndexFunction, Lister, Store
+from kaito.runtime.clock import Clock, SystemClock
+from kaito.runtime.errors import UNDECODABLE, ApiError, DecodeError, InternalError, RuntimeFault
+from kaito.runtime.log import get_logger
+from kaito.runtime.metrics import RuntimeMetrics
+from kaito.runtime.objects.events import Event, EventType, Handler
+from kaito.runtime.objects.resource import Key, Resource
+from kaito.runtime.objects.selectors import FieldSelector, LabelSelector
+from kaito.runtime.objects.stored import Stored, revision
+from kaito.runtime.transport.pager import list_pages
+from kaito.runtime.transport.rest import Rest, Stream
+
+T = TypeVar("T")
+
+IDLE_DEADLINE = 130.0
+"""Seconds of silence, two bookmark periods of a real server, after which a watch that has seen a bookmark is taken for
+dead."""
+INITIAL_IDLE_DEADLINE = 30.0
+"""Seconds of silence in the initial part of a streaming list after which a plain list is tried."""
+DEADLINE_GRACE = 30.0
+"""Seconds past the timeout asked of the server after which the client ends the watch itself."""
+SLICE = 0.01
+"""Seconds of applying a list between two turns of the event loop."""
+
+_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+
+_log = get_logger("informer")
+
+
+class _WireMeta(msgspec.Struct, rename="camel"):
+    resource_version: str = ""
+    annotations: dict[str, str] = {}
+
+
+class _Bookmark(msgspec.Struct):
+    metadata: _WireMeta
+
+
+class _WatchLine(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+_LINE = msgspec.json.Decoder(_WatchLine)
+_BOOKMARK = msgspec.json.Decoder(_Bookmark)
+
+
+class Scope(NamedTuple):
+    """Which objects of a resource an informer holds."""
+
+    namespace: str = ""
+    labels: LabelSelector = LabelSelector()
+    fields: FieldSelector = FieldSelector()
+
+    def query(self) -> dict[str, str]:
+        query = {}
+        if self.labels:
+            query["labelSelector"] = str(self.labels)
+        if self.fields:
+            query["fieldSelector"] = str(self.fields)
+        return query
+
+    def covers(self, stored: Stored[Any]) -> bool:
+        """Whether an object belongs here. Objects written by this process are judged by this; the server judges the rest."""
+        key = stored.key
+        if self.namespace and key.namespace != self.namespace:
+            return False
+        if not self.labels.matches(stored.labels):
+            return False
+        known = {"metadata.name": key.name, "metadata.namespace": key.namespace}
+        return all(term.field in known for term in self.fields.terms) and self.fields.matches(known.__getitem__)
+
+
+class Phase(enum.StrEnum):
+    IDLE = "idle"
+    LISTING = "listing"
+    WATCHING = "watching"
+    FAILING = "failing"
+
+
+@dataclass(frozen=True, slots=True)
+class InformerStatus:
+    resource: str
+    phase: Phase
+    synced: bool
+    objects: int
+    bytes: int
+    resource_version: int
+    last_error: str | None
+    seconds_since_event: float
+    restarts: Mapping[str, int]
+
+
+@dataclass(slots=True, eq=False)
+class Registration:
+    """A handler's place at an informer."""
+
+    handler: Handler
+    _remove: Callable[[Registration], None]
+    active: bool = True
+
+    def remove(self) -> None:
+        """The handler is not called again. Idempotent."""
+        self.active = False
+        self._remove(self)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How one step is going."""
+
+    step: Step
+    started: float
+    events: int = 0
+    bookmarks: bool = False
+    versions: StreamedVersions = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.versions = StreamedVersions(self.step.resource_version)
+
+
+@final
+class Informer(Generic[T]):
+    """One list-and-watch of one resource in one scope, shared by all who need it."""
+
+    def __init__(
+        self,
+        rest: Rest,
+        resource: Resource[T],
+        scope: Scope | None = None,
+        *,
+        metrics: RuntimeMetrics,
+        clock: Clock | None = None,
+        machine: ReflectorMachine | None = None,
+        idle_deadline: float = IDLE_DEADLINE,
+    ) -> None:
+        self.resource = resource
+        self.scope = scope or Scope()
+        self._rest = rest
+        self._metrics = metrics
+        self._clock = clock or SystemClock()
+        self._machine = machine or ReflectorMachine()
+        self._idle_deadline = idle_deadline
+        self._label = resource.group_resource
+        self._store: Store[T] = Store(resource, on_index_error=self._index_failed)
+        self._registrations: list[Registration] = []
+        self._synced = asyncio.Event()
+        self._phase = Phase.IDLE
+        self._error: Exception | None = None
+        self._last_event = self._clock.monotonic()
+        self._restarts: dict[str, int] = {}
+        self._reported: set[str] = set()
+        self._running = False
+
+    # For readers and handlers
+
+    def lister(self, check: Callable[[], None]) -> Lister[T]:
+        """Cached reads; ``check`` raises where they are not possible yet."""
+        return Lister(self._store, check)
+
+    def add_index(self, name: str, function: IndexFunction) -> None:
+        self._store.add_index(name, function)
+
+    def add_handler(self, handler: Handler) -> Registration:
+        """Tell ``handler`` of everything in the store as ``initial`` additions, now, and of every change from then on."""
+        registration = Registration(handler, self._unregister)
+        for stored in self._store.snapshot():
+            self._call(registration, Event(EventType.ADDED, new=stored, initial=True))
+        self._registrations.append(registration)
+        return registration
+
+    def resync(self, registration: Registration) -> None:
+        """Remind one handler of every object, as updates in which nothing changed."""
+        for stored in self._store.snapshot():
+            self._call(registration, Event(EventType.UPDATED, old=stored, new=stored, resync=True))
+
+    @property
+    def synced(self) -> bool:
+        """Whether the first list is in the store and has been handed to every handler."""
+        return self._synced.is_set()
+
+    async def wait_synced(self) -> None:
+        await self._synced.wait()
+
+    def status(self) -> InformerStatus:
+        return InformerStatus(
+            resource=str(self.resource),
+            phase=self._phase,
+            synced=self.synced,
+            objects=len(self._store),
+            bytes=self._store.bytes,
+            resource_version=self._store.revision,
+            last_error=None if self._error is None else str(self._error),
+            seconds_since_event=self._clock.monotonic() - self._last_event,
+            restarts=dict(self._restarts),
+        )
+
+    def report(self) -> None:
+        """Bring the gauges up to date."""
+        self._metrics.informer_objects.labels(self._label).set(len(self._store))
+        self._metrics.informer_bytes.labels(self._label).set(self._store.bytes)
+        self._metrics.informer_revision.labels(self._label).set(self._store.revision)
+        self._metrics.informer_last_event_age.labels(self._label).set(self._clock.monotonic() - self._last_event)
+
+    # Own writes
+
+    def written(self, data: bytes) -> None:
+        """The answer to a write of this process; see ``Store.inject``."""
+        stored = Stored(self.resource, data)
+        if not self.scope.covers(stored):
+            return
+        self._dispatch(self._store.inject(stored))
+
+    def deleted(self, key: Key, uid: str) -> None:
+        """A deletion by this process was carried out at once."""
+        self._dispatch(self._store.forget(key, uid))
+
+    # The loop
+
+    async def run(self) -> None:
+        """List and watch until cancelled; the store outlives it. Raises RuntimeError if it already runs."""
+        if self._running:
+            raise RuntimeError(f"the informer of {self.resource} already runs")
+        self._running = True
+        try:
+            while True:
+                delay = await self._round()
+                if delay > 0:
+                    await asyncio.sleep(delay)
+        finally:
+            self._running = False
+            self._phase = Phase.IDLE
+
+    async def _round(self) -> float:
+        step = self._machine.next()
+        progress = _Progress(step, self._clock.monotonic())
+        try:
+            if step.kind is StepKind.LIST:
+                self._phase = Phase.LISTING
+                await self._list(step)
+                return 0.0
+            await self._watch(progress)
+        except RuntimeFault as error:
+            now = self._clock.monotonic()
+            self._note(step, error)
+            return self._machine.failed(step, error, lasted=now - progress.started, now=now)
+        now = self._clock.monotonic()
+        return self._machine.ended(step, events=progress.events, lasted=now - progress.started, now=now)
+
+    def _note(self, step: Step, error: Exception) -> None:
+        reason = error.reason if isinstance(error, ApiError) else type(error).__name__
+        self._restarts[reason] = self._restarts.get(reason, 0) + 1
+        self._metrics.informer_restarts_total.labels(self._label, reason).inc()
+        if isinstance(error, Timeout):
+            return
+        if streams_no_lists(step, error):
+            _log.info("listing, because this server streams no lists", resource=self._label)
+            return
+        self._phase = Phase.FAILING
+        self._error = error
+        text = f"{step.kind}: {error}"
+        if text not in self._reported:
+            self._reported.add(text)
+            _log.warning("cannot list or watch", resource=self._label, step=step.kind.value, error=str(error))
+
+    def _healthy(self) -> None:
+        self._error = None
+        self._reported.clear()
+
+    async def _list(self, step: Step) -> None:
+        listed: dict[Key, Stored[T]] = {}
+        version, paged = "", False
+        pages = list_pages(
+            self._rest,
+            self.resource,
+            self.resource.path(self.scope.namespace),
+            self.scope.query(),
+            limit=step.limit,
+            resource_version=step.resource_version or None,
+            accept=_METADATA_LIST if self.resource.metadata_only else "application/json",
+        )
+        async with aclosing(pages):
+            async for page in pages:
+                if page.restarted:
+                    listed.clear()
+                for item in page.items:
+                    stored = self._decode(bytes(item))
+                    if stored is not None:
+                        listed[stored.key] = self._store.shared(stored)
+                version, paged = page.resource_version, page.paged
+                await asyncio.sleep(0)
+        await self._replace(listed, version)
+        self._machine.listed(version, paged=paged)
+
+    async def _replace(self, listed: Mapping[Key, Stored[T]], version: str) -> None:
+        initial = not self.synced
+        await self._apply(self._store.replace(listed, version), initial)
+        self._last_event = self._clock.monotonic()
+        self._healthy()
+        self._synced.set()
+
+    async def _apply(self, events: Iterator[Event[T]], initial: bool) -> None:
+        loop = asyncio.get_running_loop()
+        slice_end = loop.time() + SLICE
+        for event in events:
+            if initial and event.type is EventType.ADDED:
+                event = Event(EventType.ADDED, new=event.new, initial=True)
+            self._dispatch(event)
+            if loop.time() >= slice_end:
+                await asyncio.sleep(0)
+                slice_end = loop.time() + SLICE
+
+    async def _watch(self, progress: _Progress) -> None:
+        step = progress.step
+        query = self.scope.query() | {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(int(step.timeout)),
+        }
+        if step.resource_version:
+            query["resourceVersion"] = step.resource_version
+        staging: dict[Key, Stored[T]] | None = None
+        if step.kind is StepKind.STREAM:
+            query |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
+            staging = {}
+            self._phase = Phase.LISTING
+        hard_deadline = asyncio.get_running_loop().time() + step.timeout + DEADLINE_GRACE
+        accept = _METADATA if self.resource.metadata_only else "application/json"
+        async with self._rest.stream(self.resource.path(self.scope.namespace), query, accept=accept) as stream:
+            if staging is None:
+                self._phase = Phase.WATCHING
+                self._healthy()
+            while (lines := await self._lines(stream, progress, staging is not None, hard_deadline)) is not None:
+                slice_end = asyncio.get_running_loop().time() + SLICE
+                for line in lines:
+                    if staging is not None:
+                        version = self._stage(line, staging, progress)
+                        if version is not None:
+                            await self._replace(staging, version)
+                            self._machine.listed(version)
+                            progress.versions = StreamedVersions(version)
+                            staging = None
+                            self._phase = Phase.WATCHING
+                    else:
+                        self._on_line(line, progress)
+                    if asyncio.get_running_loop().time() >= slice_end:
+                        await asyncio.sleep(0)
+                        slice_end = asyncio.get_running_loop().time() + SLICE
+
+    async def _lines(
+        self, stream: Stream, progress: _Progress, initial: bool, hard_deadline: float
+    ) -> list[bytes] | None:
+        """The next lines of the stream, or Timeout where a living server would have said something."""
+        loop = asyncio.get_running_loop()
+        deadline = hard_deadline
+        if initial:
+            deadline = min(deadline, loop.time() + INITIAL_IDLE_DEADLINE)
+        elif progress.bookmarks:
+            deadline = min(deadline, loop.time() + self._idle_deadline)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await stream.lines()
+        except TimeoutError as error:
+            raise Timeout(f"the watch of {self._label} fell silent") from error
+
+    def _stage(self, line: bytes, staging: dict[Key, Stored[T]], progress: _Progress) -> str | None:
+        """Collect one line of the initial state; its resource version once it is complete."""
+        event = self._open(line)
+        if event.type == "BOOKMARK":
+            meta = self._bookmark(event)
+            return meta.resource_version if meta.annotations.get("k8s.io/initial-events-end") == "true" else None
+        stored = self._decode(bytes(event.object))
+        progress.events += 1
+        if stored is None:
+            return None
+        if event.type == "DELETED":
+            staging.pop(stored.key, None)
+        else:
+            staging[stored.key] = self._store.shared(stored)
+        return None
+
+    def _on_line(self, line: bytes, progress: _Progress) -> None:
+        event = self._open(line)
+        self._last_event = self._clock.monotonic()
+        progress.events += 1
+        if event.type == "BOOKMARK":
+            progress.bookmarks = True
+            version = self._bookmark(event).resource_version
+            self._store.advance(revision(version))
+            self._machine.seen(progress.versions.event("BOOKMARK", version))
+            return
+        stored = self._decode(bytes(event.object))
+        if stored is None:
+            return
+        if event.type == "DELETED":
+            self._dispatch(self._store.remove(stored))
+        elif event.type in ("ADDED", "MODIFIED"):
+            if not progress.versions.told(stored.revision):
+                self._dispatch(self._store.upsert(stored))
+        else:
+            raise DecodeError(f"a watch event of the unknown type {event.type!r}")
+        self._machine.seen(progress.versions.event(event.type, stored.resource_version))
+
+    def _open(self, line: bytes) -> _WatchLine:
+        """The envelope of a watch line. Raises ApiError for an ERROR event, DecodeError."""
+        try:
+            event = _LINE.decode(line)
+            if event.type == "ERROR":
+                status = msgspec.json.decode(event.object, type=dict[str, Any])
+                raise ApiError.from_status(status, code=InternalError.code)
+        except UNDECODABLE as error:
+            raise DecodeError(f"the watch of {self._label} sent something that is not an event: {error}") from error
+        return event
+
+    def _bookmark(self, event: _WatchLine) -> _WireMeta:
+        try:
+            return _BOOKMARK.decode(event.object).metadata
+        except UNDECODABLE as error:
+            raise DecodeError(f"the watch of {self._label} sent a bookmark without a version: {error}") from error
+
+    def _decode(self, data: bytes) -> Stored[T] | None:
+        """One object; None, counted and logged, for one that is not of this kind: it must not blind the informer."""
+        try:
+            return Stored(self.resource, data)
+        except DecodeError as error:
+            self._metrics.decode_errors_total.labels(self._label).inc()
+            text = str(error)
+            if text not in self._reported:
+                self._reported.add(text)
+                _log.warning("skipped an object", resource=self._label, error=text)
+            return None
+
+    def _dispatch(self, event: Event[T] | None) -> None:
+        if event is None:
+            return
+        for registration in tuple(self._registrations):
+            if registration.active:
+                self._call(registration, event)
+
+    def _call(self, registration: Registration, event: Event[T]) -> None:
+        try:
+            registration.handler(event)
+        except Exception as error:  # a handler's bug must not stop the informer for the others
+            self._metrics.handler_errors_total.labels(self._label).inc()
+            _log.exception(
+                "an event handler failed", resource=self._label, key=str(event.current.key), error=str(error)
+            )
+
+    def _index_failed(self, error: Exception) -> None:
+        self._metrics.handler_errors_total.labels(self._label).inc()
+        _log.error("an index function failed", resource=self._label, error=str(error))
+
+    def _unregister(self, registration: Registration) -> None:
+        if registration in self._registrations:
+            self._registrations.remove(registration)

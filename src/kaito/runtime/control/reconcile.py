@@ -1,0 +1,36 @@
+"""The contract between a controller and the code that reconciles one object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from kaito.runtime.objects.resource import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to reconcile: a key, never an event. ``attempt`` counts the failures of this key since its last success."""
+
+    key: Key
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """When to look again; without ``requeue_after``, when something changes."""
+
+    requeue_after: float | None = None
+    """Seconds."""
+    priority: int | None = None
+    """Priority of the requeued key; None keeps the one it had."""
+
+
+class Reconciler(Protocol):
+    """Brings the world nearer to what one object asks for.
+
+    It reads the newest state itself, may be called at any time for any key, and never for one key twice at once.
+    An exception means trying again with growing delays, ``TerminalError`` means not before the object changes.
+    """
+
+    async def reconcile(self, request: Request) -> Result | None: ...

@@ -1,0 +1,1 @@
+"""The process: leader election, start and stop in order, the recorder of events, plug-ins."""

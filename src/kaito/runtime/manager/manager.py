@@ -1,0 +1,362 @@
+"""The manager: one process's clients, cache, controllers and servers, started and stopped in order.
+
+Start: HTTP servers, webhooks, caches until synced, runnables and controllers that every replica runs, then, once this
+process leads, those that only the leader runs. Stop: the reverse, each group given what is left of the grace period to
+finish what it is doing; the lease is released only when nothing that needs it runs any more.
+
+A process that loses its lease ends with an error: it is never demoted and kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import uuid
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, final
+
+from aiohttp import web
+
+from kaito.runtime.cache.cache import SYNC_TIMEOUT, Cache, describe_unsynced
+from kaito.runtime.clock import Clock, SystemClock
+from kaito.runtime.control.controller import Controller, ControllerRun
+from kaito.runtime.errors import CacheError, ConfigError, LeadershipLost
+from kaito.runtime.log import get_logger
+from kaito.runtime.manager.elector import ElectionConfig, Elector
+from kaito.runtime.manager.recorder import EventRecorder, EventWriter
+from kaito.runtime.metrics import RuntimeMetrics
+from kaito.runtime.serving.authfilter import AccessFilter
+from kaito.runtime.serving.certificates import Certificates, CertificateWatcher
+from kaito.runtime.serving.health import Check, Checks, Handler, HttpServer, metrics_response, tasks_response
+from kaito.runtime.serving.selfsigned import EphemeralCertificates
+from kaito.runtime.tasks import TaskScope
+from kaito.runtime.transport.client import Client
+from kaito.runtime.transport.config import RestConfig
+from kaito.runtime.transport.discovery import Discovery
+from kaito.runtime.transport.rest import Rest
+
+LAG_PERIOD = 0.5
+"""Seconds between two measurements of the event loop's lag."""
+
+_log = get_logger("manager")
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerOptions:
+    metrics_address: str = ":8080"
+    """``host:port`` of ``/metrics``; "0" for none."""
+    metrics_secure: bool = False
+    """Serve metrics over TLS, and only to those whom the cluster lets ``get`` their path."""
+    metrics_certificates: Path | None = None
+    """Folder with ``tls.crt`` and ``tls.key`` for secure metrics; None for a certificate made at the start."""
+    health_address: str = ":8081"
+    """``host:port`` of ``/healthz``, ``/readyz`` and ``/debug/tasks``; "0" for none."""
+    election: ElectionConfig | None = None
+    """None: this process leads from the start."""
+    grace_period: float = 30.0
+    """Seconds for reconciles in progress to end when the manager stops."""
+    sync_timeout: float = SYNC_TIMEOUT
+
+
+class Server(Protocol):
+    """Serves the cluster rather than this process, such as ``WebhookServer``."""
+
+    async def start(self) -> None: ...
+
+    async def run(self) -> None:
+        """Keep up to date what it serves with, until cancelled."""
+        ...
+
+    async def check(self) -> None:
+        """Raises where it cannot be reached."""
+        ...
+
+    async def stop(self) -> None:
+        """Also called where ``start`` was not, or failed."""
+        ...
+
+
+def default_identity() -> str:
+    """``hostname_uuid``: unique for each process."""
+    return f"{socket.gethostname()}_{uuid.uuid4()}"
+
+
+@final
+class Manager:
+    """Made inside a running event loop; ``run`` may be called once."""
+
+    def __init__(
+        self, config: RestConfig, options: ManagerOptions | None = None, *, clock: Clock | None = None
+    ) -> None:
+        self.config = config
+        self.options = options or ManagerOptions()
+        self.clock: Clock = clock or SystemClock()
+        self.runtime_metrics = RuntimeMetrics()
+        self.rest = Rest(config, self.runtime_metrics, clock=self.clock)
+        self.cache = Cache(self.rest, self.runtime_metrics, clock=self.clock)
+        self._elector: Elector | None = None
+        election = self.options.election
+        if election is not None:
+            self._elector = Elector(election, self.rest, self.runtime_metrics, clock=self.clock)
+        fence = self._elector.fence.check if self._elector else lambda: None
+        self.client = Client(self.rest, fence=fence, observer=self.cache)
+        self.discovery = Discovery(self.rest, clock=self.clock)
+        self._writer = EventWriter(self.client, self.clock, election.identity if election else default_identity())
+        self._health = Checks("/healthz", self._check_failed)
+        self._ready = Checks("/readyz", self._check_failed)
+        if self._elector is not None:
+            self._health.add("leader", self._elector.check_health)
+        self._ready.add("informer-sync", self._check_synced)
+        self._names: set[str] = set()
+        self._added_servers: dict[str, Server] = {}
+        self._certificates: Certificates | None = None
+        self._everywhere = _Group()
+        self._leader_only = _Group()
+        self._stopping = asyncio.Event()
+        self._failures: list[tuple[str, BaseException]] = []
+        self._ran = False
+        self.metrics_port = 0
+        """The port of ``/metrics`` while running."""
+        self.health_port = 0
+        self.elected = asyncio.Event()
+        """Set once the leader's group has been started."""
+
+    @property
+    def metrics(self) -> Any:
+        """The registry that ``/metrics`` shows; controllers register their own metrics on it."""
+        return self.runtime_metrics.registry
+
+    def recorder(self, controller: str) -> EventRecorder:
+        return EventRecorder(self._writer, controller)
+
+    def add_health_check(self, name: str, check: Check) -> None:
+        self._health.add(name, check)
+
+    def add_ready_check(self, name: str, check: Check) -> None:
+        self._ready.add(name, check)
+
+    def add(self, controller: Controller) -> None:
+        """Run ``controller``; at once if the manager runs already. Raises ConfigError for a name in use."""
+        self._claim(controller.name)
+        run = ControllerRun(controller, self.cache, self.runtime_metrics)
+        run.declare()
+        self._group(controller.needs_leader).add(f"controller {controller.name}", run.run)
+
+    def add_runnable(
+        self, name: str, run: Callable[[], Coroutine[Any, Any, None]], *, needs_leader: bool = True
+    ) -> None:
+        """Run ``run`` until the manager stops, which cancels it; an error ends the manager. It may return early."""
+        self._claim(name)
+        self._group(needs_leader).add(name, run)
+
+    def add_server(self, name: str, server: Server) -> None:
+        """Serve from before the caches start until after they have stopped: webhooks may be needed for them to sync.
+
+        Its ``check`` becomes the readiness check ``name``. Raises ConfigError once the manager runs.
+        """
+        if self._ran:
+            raise ConfigError(f"the server {name} comes too late: the manager has started")
+        self._claim(name)
+        self._added_servers[name] = server
+        self._ready.add(name, server.check)
+
+    def _claim(self, name: str) -> None:
+        if self._stopping.is_set():
+            raise ConfigError(f"{name} cannot be added: the manager is stopping")
+        if name in self._names:
+            raise ConfigError(
+                f"there is already a controller or runnable {name!r} in this process: names must be unique"
+            )
+        self._names.add(name)
+
+    def _group(self, needs_leader: bool) -> _Group:
+        return self._leader_only if needs_leader else self._everywhere
+
+    def stop(self) -> None:
+        """Begin an orderly stop; ``run`` returns when it is complete. Idempotent."""
+        self._stopping.set()
+
+    async def run(self, *, handle_signals: bool = False) -> None:
+        """Run until ``stop``, a signal, an error or cancellation.
+
+        Raises the error that ended it, or an ExceptionGroup of several. With ``handle_signals``, SIGTERM and SIGINT stop
+        it in order and a second one ends the process at once.
+        """
+        if self._ran:
+            raise RuntimeError("a manager runs only once")
+        self._ran = True
+        loop = asyncio.get_running_loop()
+        if handle_signals:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._signalled, number)
+        servers = self._servers()
+        background = TaskScope(self._failed)
+        informers = TaskScope(self._failed)
+        main = asyncio.create_task(self._start(servers, background, informers), name="manager start")
+        stopping = asyncio.create_task(self._stopping.wait(), name="manager stop")
+        try:
+            await asyncio.wait({main, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if main.done() and not main.cancelled() and (error := main.exception()) is not None:
+                self._failed("start", error)
+            await self._stopping.wait()
+        finally:
+            self._stopping.set()
+            try:
+                await self._shut_down(main, stopping, servers, background, informers)
+            finally:
+                if handle_signals:
+                    for number in (signal.SIGTERM, signal.SIGINT):
+                        loop.remove_signal_handler(number)
+        self._raise()
+
+    def _raise(self) -> None:
+        errors = [error for _, error in self._failures]
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise BaseExceptionGroup("several parts of the manager failed", errors)
+
+    def _signalled(self, number: int) -> None:
+        if self._stopping.is_set():
+            os._exit(1)
+        _log.info("stopping", signal=signal.Signals(number).name)
+        self.stop()
+
+    def _failed(self, name: str, error: BaseException) -> None:
+        _log.error("stopping, because a part of the manager failed", part=name, error=str(error) or repr(error))
+        self._failures.append((name, error))
+        self._stopping.set()
+
+    async def _start(self, servers: list[HttpServer], background: TaskScope, informers: TaskScope) -> None:
+        if self._certificates is not None:
+            await self._certificates.start()
+            background.start("metrics certificate", self._certificates.run())
+        for server in servers:
+            await server.start()
+        self._note_ports(servers)
+        _log.info("serving", metrics=self.metrics_port, probes=self.health_port)
+        background.start("event loop lag", self._measure_lag())
+        background.start("events", self._writer.run())
+        for name, added in self._added_servers.items():
+            await added.start()
+            background.start(f"server {name}", added.run())
+        self.cache.start(informers)
+        await self.cache.wait_synced(self.options.sync_timeout)
+        self._everywhere.start(self._failed)
+        if self._elector is not None:
+            await self._elector.acquire()
+            background.start("leader election", self._elector.keep())
+        self._leader_only.start(self._failed)
+        self.elected.set()
+        _log.info("started", controllers=sorted(self._names))
+
+    async def _shut_down(
+        self,
+        main: asyncio.Task[None],
+        stopping: asyncio.Task[Any],
+        servers: list[HttpServer],
+        background: TaskScope,
+        informers: TaskScope,
+    ) -> None:
+        for task in (main, stopping):
+            task.cancel()
+        await asyncio.wait({main, stopping})
+        lost = any(isinstance(error, LeadershipLost) for _, error in self._failures)
+        deadline = asyncio.get_running_loop().time() + (0.0 if lost else self.options.grace_period)
+        await self._everywhere.stop(deadline)
+        await self._leader_only.stop(deadline)
+        if not lost:
+            await self._writer.flush()
+        await informers.aclose()
+        await background.aclose()
+        if self._elector is not None:
+            await self._elector.release()
+        for added in reversed(self._added_servers.values()):
+            await added.stop()
+        for server in reversed(servers):
+            await server.stop()
+        await self.rest.aclose()
+
+    def _servers(self) -> list[HttpServer]:
+        servers = []
+
+        async def metrics(request: web.Request) -> web.StreamResponse:
+            self.cache.report()
+            return await metrics_response(self.metrics, request)
+
+        if self.options.health_address != "0":
+            routes = {
+                "/healthz": self._health.handle,
+                "/healthz/{check}": self._health.handle,
+                "/readyz": self._ready.handle,
+                "/readyz/{check}": self._ready.handle,
+                "/debug/tasks": tasks_response,
+            }
+            servers.append(HttpServer(self.options.health_address, routes))
+        if self.options.metrics_address != "0":
+            handler: Handler = metrics
+            if self.options.metrics_secure:
+                handler = AccessFilter(self.rest, clock=self.clock).protect(metrics)
+                folder = self.options.metrics_certificates
+                self._certificates = (
+                    CertificateWatcher.of_folder(folder, self.runtime_metrics)
+                    if folder
+                    else EphemeralCertificates(clock=self.clock)
+                )
+            tls = self._certificates.context if self._certificates else None
+            servers.append(HttpServer(self.options.metrics_address, {"/metrics": handler}, tls=tls))
+        return servers
+
+    def _note_ports(self, servers: list[HttpServer]) -> None:
+        ports = [server.port for server in servers]
+        if self.options.metrics_address != "0":
+            self.metrics_port = ports.pop()
+        if self.options.health_address != "0":
+            self.health_port = ports.pop()
+
+    async def _measure_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        recent = [0.0] * 10
+        while True:
+            due = loop.time() + LAG_PERIOD
+            await asyncio.sleep(LAG_PERIOD)
+            recent = [*recent[1:], max(0.0, loop.time() - due)]
+            self.runtime_metrics.loop_lag.set(max(recent))
+
+    def _check_synced(self) -> None:
+        if not self.cache.synced:
+            raise CacheError(f"not synced: {describe_unsynced(self.cache.statuses()) or 'not started'}")
+
+    def _check_failed(self, name: str, error: Exception) -> None:
+        _log.info("a health check failed", check=name, error=str(error))
+
+
+@final
+class _Group:
+    """Runnables that start and stop together."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = []
+        self._tasks: TaskScope | None = None
+
+    def add(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if self._tasks is not None:
+            self._tasks.start(name, run())
+        else:
+            self._waiting.append((name, run))
+
+    def start(self, on_error: Callable[[str, BaseException], None]) -> None:
+        self._tasks = TaskScope(on_error)
+        for name, run in self._waiting:
+            self._tasks.start(name, run())
+        self._waiting.clear()
+
+    async def stop(self, deadline: float) -> None:
+        """Ask all to end; those that have not by ``deadline`` (event loop time) are cancelled where they stand."""
+        if self._tasks is None:
+            return
+        await self._tasks.stop(deadline)

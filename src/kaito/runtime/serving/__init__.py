@@ -1,0 +1,1 @@
+"""What the process serves: probes, metrics, webhooks, and the certificates for them."""

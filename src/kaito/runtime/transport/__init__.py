@@ -1,0 +1,1 @@
+"""Talking to an API server: configuration, credentials, requests, typed reads and writes, discovery."""

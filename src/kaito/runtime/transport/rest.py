@@ -1,0 +1,387 @@
+"""HTTP to one API server: three connection pools, credentials, rate limit, retries, metrics, typed errors.
+
+Requests, watches and the leader lease have a pool each, so that a hundred watches cannot keep a write waiting and a burst
+of writes cannot keep a lease from being renewed.
+
+What is sent again: anything that was answered 429 or 5xx with ``Retry-After``; any request once after 401, where the
+credentials may have been renewed; a read once when its connection broke. A write whose connection broke is never sent
+again: it raises ``OutcomeUnknown``.
+
+Certificate files are looked at once a minute, and after a failed handshake. New ones are for new connections: an old
+connection goes on until what uses it has ended. Files that do not load leave the old ones in use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import io
+import json
+import re
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, final
+from urllib.parse import urlsplit
+
+import aiohttp
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from kaito.runtime.backoff import retry_after
+from kaito.runtime.clock import Clock, SystemClock
+from kaito.runtime.errors import ApiError, ConfigError, NotAcceptable, OutcomeUnknown, TransportError
+from kaito.runtime.log import get_logger
+from kaito.runtime.metrics import RuntimeMetrics
+from kaito.runtime.transport.config import RestConfig
+from kaito.runtime.transport.flowcontrol import MAX_RETRIES, TokenBucket, retry_answer
+from kaito.runtime.transport.lines import LineSplitter
+
+REQUEST_TIMEOUT = 60.0
+"""Seconds for one request and its whole answer."""
+CONNECT_TIMEOUT = 10.0
+TLS_PERIOD = 60.0
+"""Seconds between two looks at the certificate files."""
+
+_LARGE_BODY = 1 << 20
+_NO_SUCH_PATH = "the server could not find the requested resource"
+_BROKEN = (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError, TimeoutError)
+"""What a connection can do to a request."""
+
+_log = get_logger("rest")
+_WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
+
+
+def _unguarded() -> None:
+    """Nothing stands against sending."""
+
+
+class Pool(enum.StrEnum):
+    API = "api"
+    WATCH = "watch"
+    LEASE = "lease"
+
+
+_POOL_LIMITS = {Pool.API: 32, Pool.WATCH: 0, Pool.LEASE: 2}
+
+
+class Answer(NamedTuple):
+    code: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+
+@final
+class Stream:
+    """The open answer of a watch."""
+
+    __slots__ = ("_response", "_splitter")
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self._splitter = LineSplitter()
+
+    async def lines(self) -> list[bytes] | None:
+        """The next whole lines, possibly none yet; None at the end. Raises TransportError, DecodeError."""
+        try:
+            chunk = await self._response.content.readany()
+        except _BROKEN as error:
+            raise TransportError(f"the stream broke: {_words(error)}") from error
+        return self._splitter.feed(chunk) if chunk else None
+
+
+class _Session:
+    """A pool of connections that closes when it was replaced and its last request has ended."""
+
+    __slots__ = ("client", "retired", "users")
+
+    def __init__(self, client: aiohttp.ClientSession) -> None:
+        self.client = client
+        self.users = 0
+        self.retired = False
+
+
+@final
+class Rest:
+    """Sends requests; knows nothing of objects. Cancelling a call closes its connection."""
+
+    def __init__(self, config: RestConfig, metrics: RuntimeMetrics, *, clock: Clock | None = None) -> None:
+        self.config = config
+        self._metrics = metrics
+        self._clock = clock or SystemClock()
+        self._base = URL(config.server.rstrip("/") + "/", encoded=True)
+        self._host = urlsplit(config.server).netloc
+        self._bucket = TokenBucket(config.qps, config.burst)
+        self._sessions: dict[Pool, _Session] = {}
+        self._retired: set[_Session] = set()
+        self._tls: ssl.SSLContext | None = None
+        self._tls_fingerprint = ""
+        self._tls_checked = float("-inf")
+        self._warned: set[str] = set()
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+        timeout: float = REQUEST_TIMEOUT,
+        pool: Pool = Pool.API,
+        guard: Callable[[], None] = _unguarded,
+    ) -> Answer:
+        """One request and its whole answer. Raises ApiError for 4xx and 5xx, TransportError, ConfigError.
+
+        ``guard`` is called each time before the request goes out, however long that had to wait; it raises to prevent it.
+        """
+        if pool is Pool.API and self.config.qps:
+            waited = await self._bucket.acquire()
+            self._metrics.rate_limiter_duration.labels(method, self._host).observe(waited)
+        authorized = reconnected = False
+        retries = 0
+        while True:
+            authorization = await self.config.credentials.authorization()
+            guard()
+            try:
+                answer = await self._once(method, path, query, body, content_type, accept, timeout, pool, authorization)
+            except TransportError as error:
+                if method != "GET" or reconnected or isinstance(error.__cause__, TimeoutError):
+                    raise
+                reconnected = True
+                self._metrics.request_retries_total.labels("<error>", method, self._host).inc()
+                continue
+            if answer.code < 400:
+                return answer
+            if answer.code == 401 and not authorized and self.config.credentials.rejected(authorization):
+                authorized = True
+                continue
+            delay = retry_after(answer.headers.get("Retry-After"), self._clock.now())
+            if retries < MAX_RETRIES and retry_answer(answer.code, delay):
+                retries += 1
+                self._metrics.request_retries_total.labels(str(answer.code), method, self._host).inc()
+                await asyncio.sleep(delay or 0.0)
+                if pool is Pool.API:
+                    await self._bucket.acquire()
+                continue
+            raise _error(answer, delay)
+
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: bytes | None,
+        content_type: str,
+        accept: str,
+        timeout: float,
+        pool: Pool,
+        authorization: str | None,
+    ) -> Answer:
+        headers = {"Accept": accept}
+        if body is not None:
+            headers["Content-Type"] = content_type
+            self._metrics.request_size.labels(method, self._host).observe(len(body))
+        if authorization:
+            headers["Authorization"] = authorization
+        started = self._clock.monotonic()
+        code = "<error>"
+        try:
+            async with (
+                self._use(pool) as client,
+                client.request(
+                    method,
+                    self._url(path, query),
+                    data=_payload(body),
+                    headers=headers,
+                    timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT),
+                    server_hostname=self.config.tls.server_name,
+                ) as response,
+            ):
+                content = await response.read()
+                code = str(response.status)
+                self._warn(response.headers.getall("Warning", ()))
+                return Answer(response.status, response.headers, content)
+        except _BROKEN as error:
+            self._suspect(error)
+            text = f"{method} {self.config.server}{path}: {_words(error)}"
+            never_sent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+            if never_sent or method == "GET":
+                raise TransportError(text) from error
+            raise OutcomeUnknown(text) from error
+        finally:
+            metrics = self._metrics
+            metrics.requests_total.labels(code, method, self._host).inc()
+            metrics.request_duration.labels(method, self._host).observe(self._clock.monotonic() - started)
+            if code != "<error>":
+                metrics.response_size.labels(method, self._host).observe(len(content))
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, query: Mapping[str, str], *, accept: str = "application/json"
+    ) -> AsyncIterator[Stream]:
+        """A watch. Raises ApiError where it is refused, TransportError; leaving the block closes the connection."""
+        authorization = await self.config.credentials.authorization()
+        headers = {"Accept": accept}
+        if authorization:
+            headers["Authorization"] = authorization
+        async with self._use(Pool.WATCH) as client:
+            code = "<error>"
+            response = None
+            try:
+                try:
+                    async with asyncio.timeout(REQUEST_TIMEOUT):
+                        response = await client.get(
+                            self._url(path, query),
+                            headers=headers,
+                            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+                            server_hostname=self.config.tls.server_name,
+                        )
+                        refusal = await response.read() if response.status >= 400 else b""
+                    code = str(response.status)
+                except _BROKEN as error:
+                    self._suspect(error)
+                    raise TransportError(f"watch {self.config.server}{path}: {_words(error)}") from error
+                finally:
+                    self._metrics.requests_total.labels(code, "GET", self._host).inc()
+                if response.status >= 400:
+                    if response.status == 401:
+                        self.config.credentials.rejected(authorization)
+                    delay = retry_after(response.headers.get("Retry-After"), self._clock.now())
+                    raise _error(Answer(response.status, response.headers, refusal), delay)
+                yield Stream(response)
+            finally:
+                if response is not None:
+                    # Not released to the pool: a watch that is left has unread events on its connection.
+                    response.close()
+
+    def _url(self, path: str, query: Mapping[str, str] | None) -> URL:
+        url = self._base.join(URL(path.lstrip("/"), encoded=True))
+        return url.with_query(query) if query else url
+
+    def _warn(self, headers: Any) -> None:
+        for header in headers:
+            for text in _WARNING.findall(header):
+                if text not in self._warned and len(self._warned) < 1000:
+                    self._warned.add(text)
+                    _log.warning("the API server warns", warning=text)
+
+    @asynccontextmanager
+    async def _use(self, pool: Pool) -> AsyncIterator[aiohttp.ClientSession]:
+        await self._reload_tls()
+        session = self._sessions.get(pool)
+        if session is None:
+            session = self._sessions[pool] = _Session(self._connect(pool))
+        session.users += 1
+        try:
+            yield session.client
+        finally:
+            session.users -= 1
+            if session.retired and not session.users:
+                self._retired.discard(session)
+                await session.client.close()
+
+    async def _reload_tls(self) -> None:
+        """Let new connections use what the certificate files hold. Raises ConfigError where none have ever loaded."""
+        now = self._clock.monotonic()
+        if now - self._tls_checked < TLS_PERIOD or not self.config.server.startswith("https:"):
+            return
+        try:
+            fingerprint = self.config.tls.fingerprint()
+            if fingerprint != self._tls_fingerprint:
+                self._tls = self.config.tls.context()
+        except ConfigError as error:
+            if self._tls is None:
+                raise
+            self._tls_checked = now
+            _log.warning("kept the old TLS certificates for the API server", error=str(error))
+            return
+        self._tls_checked = now
+        if fingerprint == self._tls_fingerprint:
+            return
+        self._tls_fingerprint = fingerprint
+        # Replaced before anything is awaited: nobody may be given a session that is being closed.
+        outdated, self._sessions = list(self._sessions.values()), {}
+        for session in outdated:
+            session.retired = True
+        self._retired.update(outdated)
+        for session in outdated:
+            if not session.users:
+                self._retired.discard(session)
+                await session.client.close()
+
+    def _suspect(self, error: BaseException) -> None:
+        """After a failed handshake the certificate files are looked at again at once: they may be the reason."""
+        if isinstance(error, aiohttp.ClientSSLError):
+            self._tls_checked = float("-inf")
+
+    def _connect(self, pool: Pool) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            ssl=self._tls if self._tls is not None else False,
+            limit=_POOL_LIMITS[pool],
+            keepalive_timeout=30.0,  # shorter than the API server's, so that it is never the first to close
+            socket_factory=_socket,
+        )
+        session = aiohttp.ClientSession(
+            connector=connector,
+            trust_env=False,
+            proxy=self.config.proxy,
+            read_bufsize=1 << 18,
+            headers={"User-Agent": self.config.user_agent, "Accept-Encoding": "identity"},
+            skip_auto_headers=("Content-Type",),
+        )
+        # aiohttp sends a PUT or DELETE again by itself when a kept-alive connection turns out to be closed, although the
+        # first one may have been carried out. It has no public switch for that.
+        session._retry_connection = False
+        return session
+
+    async def aclose(self) -> None:
+        """Close all connections; calls that are still running fail."""
+        sessions = [*self._sessions.values(), *self._retired]
+        self._sessions.clear()
+        self._retired.clear()
+        for session in sessions:
+            await session.client.close()
+
+
+def _socket(info: Any) -> socket.socket:
+    family, kind, protocol, _, _ = info
+    sock = socket.socket(family, kind, protocol)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
+    return sock
+
+
+def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
+    """A large body is handed over piece by piece: written in one go it would hold up the event loop."""
+    return io.BytesIO(body) if body is not None and len(body) > _LARGE_BODY else body
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or ("timed out" if isinstance(error, TimeoutError) else type(error).__name__)
+
+
+def _error(answer: Answer, delay: float | None) -> ApiError:
+    try:
+        status = json.loads(answer.body)
+    except ValueError:
+        status = None
+    if not isinstance(status, dict) or status.get("kind") != "Status":
+        text = answer.body[:500].decode(errors="replace").strip()
+        message = f"the server answered {answer.code}: {text}" if text else ""
+        # A path that it does not know kube-apiserver answers with a line of text that says less.
+        status = {"message": _NO_SUCH_PATH if answer.code == 404 else message}
+    return ApiError.from_status(status, code=answer.code, retry_after=delay)
+
+
+def refuse_table(kind: str, what: str) -> None:
+    """Raise NotAcceptable where a server answered with a ``Table``, as a wrong proxy does: it must never be stored."""
+    if kind == "Table":
+        raise NotAcceptable(f"the server answered {what} with a Table instead of objects")
