@@ -24,10 +24,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from hack.soak_census import Census, CountingLoop, Failed, nothing_left, steady  # noqa: E402 - this file is run as a script
-from hack.soak_replica import EVERY, HONEST, Replica  # noqa: E402
-from kaito.devcluster.apiserver import ApiServer, ApiServerOptions, Fault  # noqa: E402
-from kaito.runtime import (  # noqa: E402
+from hack.soak_census import Census, CountingLoop, Failed, nothing_left, steady
+from hack.soak_replica import EVERY, HONEST, Replica
+from kaito.devcluster.apiserver import ApiServer, ApiServerOptions, Fault
+from kaito.runtime import (
     CONFIG_MAPS,
     Client,
     Event,
@@ -49,8 +49,8 @@ from kaito.runtime.cache.informer import Informer, Scope
 from kaito.runtime.cache.reflector import ReflectorMachine
 from kaito.runtime.control.workqueue import WorkQueue
 from kaito.runtime.tasks import cancel_and_wait
-from support.controlplane import of_server  # noqa: E402
-from support.proxy import Proxy  # noqa: E402
+from support.controlplane import of_server
+from support.proxy import Proxy
 
 OBJECTS = 300
 NAMESPACE = "default"
