@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import aiohttp
 import pytest
 
 from kaito.api.machine import Taint
@@ -16,21 +20,27 @@ from kaito.devcluster.arm.errors import ArmError
 from kaito.provisioner import (
     AuthorizationFailed,
     CapacityUnavailable,
+    ClusterNotReady,
     Instance,
     InstanceBusy,
     InstanceNotFound,
     InstanceSpec,
     InstanceState,
+    InstanceType,
     InvalidRequest,
     NotOwned,
     ProviderError,
     QuotaExceeded,
     SkuUnavailable,
+    Spot,
     Throttled,
     Unavailable,
 )
 from kaito.provisioner.aks.config import AksConfig
 from kaito.provisioner.aks.provider import AksProvider
+from kaito.provisioner.aks.sizes import instance_types
+from kaito.provisioner.aks.throttle import MAX_PAUSE
+from kaito.runtime import FencedError
 from support.waiting import eventually
 
 SPEC = InstanceSpec(
@@ -91,6 +101,7 @@ async def test_the_request_for_an_agent_pool(aks: AksProvider, arm: ArmEmulator)
             "count": 1,
             "vmSize": "Standard_NC6s_v3",
             "type": "VirtualMachineScaleSets",
+            "mode": "User",
             "osType": "Linux",
             "osDiskSizeGB": 50,
             "nodeLabels": {
@@ -241,12 +252,17 @@ QUOTA = "Operation could not be completed as it results in exceeding approved st
         (ArmError(409, "ZonalAllocationFailed", "none left"), CapacityUnavailable),
         (ArmError(400, "InvalidParameter", "wrong", flat=True), InvalidRequest),
         (ArmError(400, "NoCodeThatWeKnow", "wrong"), InvalidRequest),
-        (ArmError(401, "ExpiredAuthenticationToken", "old"), AuthorizationFailed),
         (ArmError(403, "AuthorizationFailed", "no role"), AuthorizationFailed),
         (ArmError(403, "RequestDisallowedByPolicy", "no"), AuthorizationFailed),
         (ArmError(404, "ResourceGroupNotFound", "no group"), InvalidRequest),
         (ArmError(404, "ResourceNotFound", "no cluster"), InvalidRequest),
         (ArmError(404, "SubscriptionNotFound", "no subscription"), InvalidRequest),
+        (ArmError(409, "MissingSubscriptionRegistration", "register it"), InvalidRequest),
+        (ArmError(400, "VMSizeDoesNotSupportEphemeralOS", "no", flat=True), InvalidRequest),
+        (ArmError(400, "VMCacheSizeTooSmall", "no", flat=True), InvalidRequest),
+        (ArmError(409, "OverconstrainedZonalAllocationRequest", "none in zone 1"), CapacityUnavailable),
+        (ArmError(502, "BadGateway", "oops"), Unavailable),
+        (ArmError(504, "GatewayTimeout", "oops"), Unavailable),
         (ArmError(429, "TooManyRequests", "slow down", headers={"Retry-After": "7"}), Throttled),
         (ArmError(429, "SubscriptionRequestsThrottled", "slow down"), Throttled),
         (ArmError(500, "InternalServerError", "oops"), Unavailable),
@@ -332,9 +348,11 @@ async def test_a_long_retry_after_does_not_hold_the_caller(aks: AksProvider, arm
     throttled = ArmError(429, "TooManyRequests", "slow down", headers={"Retry-After": "3600"})
     fault = arm.faults.add(Fault(error=throttled, count=-1))
     started = time.monotonic()
-    with pytest.raises(Throttled) as raised:
-        await aks.get(SPEC.name)
-    assert raised.value.retry_after == 3600
+    for _ in range(3):
+        with pytest.raises(Throttled, match="slow down") as raised:
+            await aks.get(SPEC.name)
+        raised.value.retry_after = math.ceil(raised.value.retry_after or 0)
+    assert raised.value.retry_after == MAX_PAUSE
     assert time.monotonic() - started < 30
     assert fault.hits == 1
 
@@ -351,10 +369,166 @@ async def test_nobody_there(make: Callable[..., AksProvider], arm: ArmEmulator) 
         await make().get(SPEC.name)
 
 
-async def test_a_wrong_token(config: AksConfig, arm: ArmEmulator) -> None:
-    aks = AksProvider(replace(config, identity=type(config.identity)("wrong")))
+async def test_nothing_is_written_without_leave(config: AksConfig, arm: ArmEmulator) -> None:
+    leave = True
+
+    def guard() -> None:
+        if not leave:
+            raise FencedError("the lease is gone")
+
+    aks = AksProvider(config, guard)
     try:
-        with pytest.raises(AuthorizationFailed, match="InvalidAuthenticationToken"):
-            await aks.get(SPEC.name)
+        await aks.create(SPEC)
+        running = await reached(aks, InstanceState.RUNNING)
+        leave = False
+        for write in (aks.create(replace(SPEC, name="other")), aks.delete(running)):
+            with pytest.raises(FencedError, match="the lease is gone"):
+                await write
+        assert (await aks.get(SPEC.name)).state is InstanceState.RUNNING
     finally:
         await aks.aclose()
+    assert [request.method for request in arm.requests if request.method in ("PUT", "DELETE")] == ["PUT"]
+
+
+async def test_every_choice_is_in_the_request(aks: AksProvider, arm: ArmEmulator) -> None:
+    chosen = replace(
+        SPEC,
+        os_disk_gib=1,
+        os_disk_type="Ephemeral",
+        os_sku="AzureLinux",
+        max_pods=30,
+        zones=("1", "3"),
+        spot=Spot("Deallocate"),
+        tags={"team": "ml"},
+    )
+    await aks.create(chosen)
+    (put,) = [request for request in arm.requests if request.method == "PUT"]
+    assert put.query == {"api-version": "2026-08-01"}
+    properties = put.body["properties"]
+    assert {key: properties[key] for key in properties if key not in ("count", "vmSize", "type", "osType", "mode")} == {
+        "osDiskSizeGB": 30,
+        "osDiskType": "Ephemeral",
+        "osSKU": "AzureLinux",
+        "maxPods": 30,
+        "availabilityZones": ["1", "3"],
+        "scaleSetPriority": "Spot",
+        "scaleSetEvictionPolicy": "Deallocate",
+        "spotMaxPrice": -1.0,
+        "nodeLabels": {**SPEC.labels, "kaito.sh/machine-uid": "uid-1"},
+        "nodeTaints": ["sku=gpu:NoSchedule", "bare=:NoExecute"],
+        "tags": {"team": "ml", "kaito.sh_machine-uid": "uid-1"},
+    }
+    made = await aks.get(SPEC.name)
+    assert (made.os_sku, made.image) == ("AzureLinux", "AKSUbuntu-2204gen2containerd-202411.12.0")
+
+
+async def test_a_spot_machine_may_have_its_price(aks: AksProvider, arm: ArmEmulator) -> None:
+    await aks.create(replace(SPEC, spot=Spot(max_price=0.5)))
+    properties = arm.pools[SPEC.name].properties
+    assert (properties["scaleSetEvictionPolicy"], properties["spotMaxPrice"]) == ("Delete", 0.5)
+
+
+class TestStoppedCluster:
+    """``az aks stop`` and ``start``."""
+
+    @pytest.fixture
+    def aks(self, make: Callable[..., AksProvider]) -> AksProvider:
+        return make(cluster_ttl=0.0)
+
+    @pytest.mark.parametrize(
+        ("provisioning", "power"),
+        [("Stopping", "Running"), ("Succeeded", "Stopped"), ("Starting", "Stopped"), ("Updating", "Running")],
+    )
+    async def test_nothing_is_created_or_deleted(
+        self, aks: AksProvider, arm: ArmEmulator, provisioning: str, power: str
+    ) -> None:
+        await aks.create(SPEC)
+        running = await reached(aks, InstanceState.RUNNING)
+        arm.cluster.provisioning, arm.cluster.power = provisioning, power
+        arm.requests.clear()
+        for write in (aks.create(replace(SPEC, name="other")), aks.delete(running)):
+            with pytest.raises(ClusterNotReady, match=f"the cluster aks is {power}.*state {provisioning}") as raised:
+                await write
+            assert raised.value.transient
+        assert {request.method for request in arm.requests} == {"CLUSTER"}
+        arm.cluster.provisioning, arm.cluster.power = "Succeeded", "Running"
+        await aks.delete(running)
+        await gone(aks)
+
+    async def test_a_start_gives_pools_new_etags_which_is_no_failure(self, aks: AksProvider, arm: ArmEmulator) -> None:
+        await aks.create(SPEC)
+        seen = await reached(aks, InstanceState.RUNNING)
+        for power in ("Stopped", "Running"):
+            await power_of_cluster(arm, power)
+        with pytest.raises(InstanceBusy) as raised:
+            await aks.delete(seen)
+        assert raised.value.transient
+        await aks.delete(await aks.get(SPEC.name))
+        await gone(aks)
+
+    async def test_a_refusal_of_the_cluster_between_two_looks(
+        self, make: Callable[..., AksProvider], arm: ArmEmulator
+    ) -> None:
+        aks = make(cluster_ttl=3600.0)
+        await aks.create(SPEC)
+        await power_of_cluster(arm, "Stopped")
+        other = replace(SPEC, name="other")
+        with pytest.raises(InstanceBusy, match="is in state Stopped"):
+            await aks.create(other)
+        with pytest.raises(ClusterNotReady):
+            await aks.create(other)
+
+
+async def power_of_cluster(arm: ArmEmulator, power: str) -> None:
+    site, action = arm.options.site, "start" if power == "Running" else "stop"
+    path = f"{site.pools_id.rpartition('/')[0]}/{action}?api-version=2024-01-01"
+    async with (
+        aiohttp.ClientSession(headers={"Authorization": "Bearer secret"}) as session,
+        session.post(arm.url + path) as answer,
+    ):
+        assert answer.status == 202
+    await eventually(lambda: (arm.cluster.provisioning, arm.cluster.power) == ("Succeeded", power))
+
+
+async def test_many_calls_ask_once_how_the_cluster_is(aks: AksProvider, arm: ArmEmulator) -> None:
+    await asyncio.gather(*(aks.create(replace(SPEC, name=f"ws{number}", owner=f"u{number}")) for number in range(20)))
+    assert Counter(request.method for request in arm.requests) == {"CLUSTER": 1, "PUT": 20}
+
+
+async def test_a_pause_for_writes_is_kept_by_all_writes(aks: AksProvider, arm: ArmEmulator) -> None:
+    throttled = ArmError(429, "TooManyRequests", "slow down", headers={"Retry-After": "60"})
+    arm.faults.add(Fault(method="PUT", error=throttled))
+    for name in ("ws1", "ws2", "ws3"):
+        with pytest.raises(Throttled, match="slow down") as raised:
+            await aks.create(replace(SPEC, name=name))
+        assert 0 < (raised.value.retry_after or 0) <= 60
+    assert await aks.list() == []
+    assert [request.method for request in arm.requests].count("PUT") == 1
+
+
+async def test_the_sizes_that_are_offered(aks: AksProvider) -> None:
+    offered = {size.name: size for size in await aks.instance_types()}
+    assert (offered["Standard_NC6s_v3"].cpus, offered["Standard_NC6s_v3"].gpus) == (6, 1)
+    assert offered["Standard_NC6s_v3"].zones == ("1", "2", "3")
+    assert offered["Standard_D4s_v5"].gpus == 0
+
+
+async def test_sizes_that_the_subscription_may_not_use_are_not_offered() -> None:
+    page = {
+        "value": [
+            {"resourceType": "disks", "name": "Premium_LRS"},
+            {
+                "resourceType": "virtualMachines",
+                "name": "Standard_Closed",
+                "restrictions": [{"type": "Location", "reasonCode": "NotAvailableForSubscription"}],
+            },
+            {
+                "resourceType": "virtualMachines",
+                "name": "Standard_NC24ads_A100_v4",
+                "capabilities": [{"name": "vCPUs", "value": "24"}, {"name": "GPUs", "value": "1"}],
+                "locationInfo": [{"location": "eastus", "zones": ["1", "2"]}],
+                "restrictions": [{"type": "Zone", "restrictionInfo": {"zones": ["1"]}}],
+            },
+        ]
+    }
+    assert list(instance_types(page)) == [InstanceType("Standard_NC24ads_A100_v4", 24, 0.0, 1, ("2",))]

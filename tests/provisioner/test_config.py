@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from kaito.provisioner import load_provider
-from kaito.provisioner.aks.client import make_credential
 from kaito.provisioner.aks.config import EMULATOR_TOKEN, AksConfig, EmulatorToken, ManagedIdentity, WorkloadIdentity
+from kaito.provisioner.aks.identity import make_credential
 from kaito.runtime import ConfigError
 
 CLUSTER = {"ARM_SUBSCRIPTION_ID": "sub", "ARM_RESOURCE_GROUP": "rg", "AZURE_CLUSTER_NAME": " aks "}
@@ -74,11 +74,11 @@ async def test_credentials_of_each_kind(tmp_path: Path) -> None:
         WorkloadIdentity("tenant", "client", str(tmp_path / "token"), "https://login.example.com"),
         ManagedIdentity("client"),
     ):
-        await make_credential(identity).close()
+        await make_credential(AksConfig("sub", "rg", "aks", identity)).close()
 
 
 def test_an_unknown_provider() -> None:
-    with pytest.raises(ConfigError, match="no cloud provider 'gke'; installed are: aks"):
+    with pytest.raises(ConfigError, match="no cloud provider 'gke'; installed are: aks, simulated"):
         load_provider("gke", {})
 
 

@@ -7,8 +7,10 @@ of their own and are imported only when they are chosen by name.
 from __future__ import annotations
 
 from kaito.provisioner.errors import (
+    AuthenticationFailed,
     AuthorizationFailed,
     CapacityUnavailable,
+    ClusterNotReady,
     InstanceBusy,
     InstanceNotFound,
     InvalidRequest,
@@ -19,23 +21,28 @@ from kaito.provisioner.errors import (
     Throttled,
     Unavailable,
 )
-from kaito.provisioner.provider import CloudProvider, Instance, InstanceSpec, InstanceState
+from kaito.provisioner.provider import CloudProvider, Guard, Instance, InstanceSpec, InstanceState, InstanceType, Spot
 from kaito.provisioner.registry import load_provider
 
 __all__ = [
+    "AuthenticationFailed",
     "AuthorizationFailed",
     "CapacityUnavailable",
     "CloudProvider",
+    "ClusterNotReady",
+    "Guard",
     "Instance",
     "InstanceBusy",
     "InstanceNotFound",
     "InstanceSpec",
     "InstanceState",
+    "InstanceType",
     "InvalidRequest",
     "NotOwned",
     "ProviderError",
     "QuotaExceeded",
     "SkuUnavailable",
+    "Spot",
     "Throttled",
     "Unavailable",
     "load_provider",

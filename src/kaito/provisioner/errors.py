@@ -5,13 +5,15 @@
     ProviderError               anything that is not known better: tried again with growing delays
     ├── InstanceNotFound        there is no instance of that name (never: no cluster, no resource group)
     ├── CapacityUnavailable     the cloud has none of that size right now
+    ├── AuthenticationFailed    the cloud does not take the token, or none is to be had
     ├── InstanceBusy            another operation is going on             transient
+    ├── ClusterNotReady         the cluster itself is stopped or changing transient
     ├── Throttled               too many requests                         transient
     ├── Unavailable             no answer, or a fault on the cloud's side transient
     ├── QuotaExceeded           the subscription may not have more        terminal
     ├── SkuUnavailable          the size is not offered there             terminal
     ├── InvalidRequest          the request can never succeed             terminal
-    ├── AuthorizationFailed     the credentials do not suffice            terminal
+    ├── AuthorizationFailed     the identity lacks a permission           terminal
     └── NotOwned                an instance of that name is someone else's terminal
 
 Transient errors say nothing about the instance and pass by themselves; terminal ones last until a person acts.
@@ -43,7 +45,15 @@ class CapacityUnavailable(ProviderError):
     pass
 
 
+class AuthenticationFailed(ProviderError):
+    pass
+
+
 class InstanceBusy(ProviderError):
+    transient = True
+
+
+class ClusterNotReady(ProviderError):
     transient = True
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 from kaito.api.machine import Taint
 from kaito.provisioner.errors import ProviderError
@@ -19,6 +19,19 @@ class InstanceState(enum.Enum):
     """It exists and something is being done to it."""
     DELETING = "deleting"
     FAILED = "failed"
+
+
+Guard = Callable[[], None]
+"""Raises where this process may not write; called right before each request that changes anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A machine that the cloud may take back at any time, for less money."""
+
+    eviction_policy: Literal["Delete", "Deallocate"] = "Delete"
+    max_price: float | None = None
+    """US dollars an hour; None for whatever an ordinary machine costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +50,15 @@ class InstanceSpec:
     """Taints of the Node."""
     os_disk_gib: int = 0
     """0 for the cloud's default."""
+    os_disk_type: str = ""
+    """Managed or Ephemeral; empty for the cloud's default."""
+    os_sku: str = ""
+    """Family of the node image, such as Ubuntu or AzureLinux; empty for the cloud's default."""
+    max_pods: int = 0
+    """0 for the cloud's default."""
+    zones: tuple[str, ...] = ()
+    """Numbers of the availability zones to choose from; none for wherever there is room."""
+    spot: Spot | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     """What people see on the cloud's side."""
 
@@ -52,6 +74,10 @@ class Instance:
     vm_size: str
     owner: str
     """Uid of the Machine that it was made for; empty where kaito did not make it."""
+    os_sku: str = ""
+    """Family of its node image."""
+    image: str = ""
+    """Version of its node image."""
     created_at: datetime | None = None
     error: ProviderError | None = None
     """Why it failed."""
@@ -59,8 +85,21 @@ class Instance:
     """Version of this description, where the cloud has such."""
 
 
+@dataclass(frozen=True, slots=True)
+class InstanceType:
+    """A size of instance that the cloud offers."""
+
+    name: str
+    cpus: int
+    memory_gib: float
+    gpus: int = 0
+    zones: tuple[str, ...] = ()
+    """Numbers of the availability zones that have it."""
+
+
 class CloudProvider(Protocol):
-    """Makes and removes instances. No call waits for the cloud to finish; every call raises ProviderErrors and nothing else."""
+    """Makes and removes instances. No call waits for the cloud to finish; every call raises ProviderErrors and nothing else,
+    apart from what its ``Guard`` raises before a write."""
 
     name: str
 
@@ -71,6 +110,10 @@ class CloudProvider(Protocol):
 
     async def get(self, name: str) -> Instance:
         """The instance of that name, whoever owns it. Raises InstanceNotFound."""
+        ...
+
+    async def instance_types(self) -> list[InstanceType]:
+        """The sizes that can be asked for where the cluster is."""
         ...
 
     async def list(self) -> list[Instance]:

@@ -82,6 +82,7 @@ async def test_the_request_to_azure_for_the_published_example(world: World) -> N
             "count": 1,
             "vmSize": "Standard_NC6s_v3",
             "type": "VirtualMachineScaleSets",
+            "mode": "User",
             "osType": "Linux",
             "osDiskSizeGB": 50,
             "nodeLabels": {

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from kaito.api.machine import Machine
-    from kaito.provisioner import CloudProvider, Instance, InstanceSpec
+    from kaito.provisioner import CloudProvider, Instance, InstanceSpec, InstanceType
 
 CONTROLLER = "machine"
 CALL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
@@ -90,6 +90,10 @@ class MeteredProvider:
     async def get(self, name: str) -> Instance:
         with self._call("Get"):
             return await self._provider.get(name)
+
+    async def instance_types(self) -> list[InstanceType]:
+        with self._call("GetInstanceTypes"):
+            return await self._provider.instance_types()
 
     async def list(self) -> list[Instance]:
         with self._call("List"):

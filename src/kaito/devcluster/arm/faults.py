@@ -1,8 +1,9 @@
-"""Faults for tests: requests that are refused, delayed or cut, and operations that go wrong."""
+"""Scripted trouble: requests that are refused, delayed or cut, and operations that go wrong."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +19,7 @@ class Fault:
     is cut, before the request is carried out or after it."""
 
     method: str = "*"
-    """GET, LIST, PUT, DELETE or ``*``."""
+    """GET, LIST, PUT or DELETE (of pools), CLUSTER, OPERATION, POST, SKUS or ``*``."""
     pool: str = ""
     """Only requests for this pool; ``""`` for all."""
     error: ArmError | None = None
@@ -26,6 +27,8 @@ class Fault:
     drop: When | None = None
     count: int = 1
     """How many requests are hit; -1 for all until the faults are cleared."""
+    share: float = 1.0
+    """Which part of the matching requests is hit, by chance."""
     hits: int = 0
 
     def matches(self, method: str, pool: str) -> bool:
@@ -42,6 +45,20 @@ class Plan:
     """It never ends."""
     nodes: int | None = None
     """Nodes that join: None for as many as the pool counts."""
+    polls: int | None = None
+    """It ends when its operation has been asked about so often, rather than after a time."""
+    retry_after: int | None = None
+    """Seconds that the answers about the operation ask to wait."""
+    forgotten: bool = False
+    """Its operation is not to be found."""
+
+
+@dataclass(slots=True)
+class _Standing:
+    plan: Plan
+    pool: str
+    count: int
+    share: float
 
 
 class ConnectionDropped(Exception):
@@ -51,37 +68,40 @@ class ConnectionDropped(Exception):
 class Faults:
     """The first fault that matches applies to a request; plans apply to the creations of a pool by name, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
+        self._random = random.Random(seed)
         self._faults: list[Fault] = []
-        self._plans: list[tuple[str, Plan]] = []
+        self._plans: list[_Standing] = []
 
     def add(self, fault: Fault) -> Fault:
         self._faults.append(fault)
         return fault
 
-    def plan(self, plan: Plan, *, pool: str = "") -> None:
-        """The next creation of ``pool``, or of any, goes as planned."""
-        self._plans.append((pool, plan))
+    def plan(self, plan: Plan, *, pool: str = "", count: int = 1, share: float = 1.0) -> None:
+        """The next ``count`` creations of ``pool``, or of any, go as planned; -1 for all, ``share`` of them by chance."""
+        self._plans.append(_Standing(plan, pool, count, share))
 
     def clear(self) -> None:
         self._faults.clear()
         self._plans.clear()
 
     def next_plan(self, pool: str) -> Plan:
-        for position, (name, plan) in enumerate(self._plans):
-            if name in ("", pool):
-                del self._plans[position]
-                return plan
+        for standing in self._plans:
+            if standing.count and standing.pool in ("", pool) and self._random.random() < standing.share:
+                standing.count -= standing.count > 0
+                return standing.plan
         return Plan()
 
     async def before(self, method: str, pool: str) -> Fault | None:
         """Apply what precedes the request. Raises ArmError or ConnectionDropped; returns the fault that applies."""
-        fault = next((fault for fault in self._faults if fault.matches(method, pool)), None)
+        fault = next(
+            (fault for fault in self._faults if fault.matches(method, pool) and self._random.random() < fault.share),
+            None,
+        )
         if fault is None:
             return None
         fault.hits += 1
-        if fault.count > 0:
-            fault.count -= 1
+        fault.count -= fault.count > 0
         if fault.delay:
             await asyncio.sleep(fault.delay)
         if fault.drop == "before":

@@ -1,4 +1,4 @@
-"""What goes on in the background: pools come and go, and operations tell how far that is."""
+"""What goes on in the background: pools come and go, the cluster stops and starts, and operations tell how far that is."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from kaito.devcluster.arm.errors import ArmError
 from kaito.devcluster.arm.faults import Faults, Plan
+from kaito.devcluster.arm.managed import ManagedCluster
 from kaito.devcluster.arm.pools import Pool
 from kaito.runtime import TaskScope
 
@@ -31,13 +32,18 @@ def _now() -> str:
 @dataclass(slots=True)
 class Operation:
     kind: str
-    """create, update or delete."""
-    pool: Pool
+    """create, update, delete, stop or start."""
+    subject: str
+    """Name of the pool, or of the cluster."""
+    plan: Plan = field(default_factory=Plan)
+    pool: Pool | None = None
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     status: str = "InProgress"
     started: str = field(default_factory=_now)
     ended: str = ""
     error: ArmError | None = None
+    _asked: int = 0
+    _due: asyncio.Event = field(default_factory=asyncio.Event)
 
     def resource(self) -> dict[str, Any]:
         body: dict[str, Any] = {"name": self.id, "status": self.status, "startTime": self.started}
@@ -47,19 +53,46 @@ class Operation:
             body["error"] = self.error.detail()
         return body
 
+    def headers(self) -> dict[str, str]:
+        pause = self.plan.retry_after
+        return {} if pause is None or self.ended else {"Retry-After": str(pause)}
+
+    def asked(self) -> None:
+        """Someone wants to know how far it is."""
+        self._asked += 1
+        if self.plan.polls is not None and self._asked >= self.plan.polls:
+            self._due.set()
+
+    async def due(self, seconds: float) -> None:
+        """Wait until it ends: after ``seconds``, or as planned."""
+        if self.plan.stuck:
+            await asyncio.Event().wait()
+        if self.plan.polls is None:
+            await asyncio.sleep(seconds)
+        else:
+            await self._due.wait()
+
     def end(self, error: ArmError | None) -> None:
         self.status, self.error, self.ended = "Failed" if error else "Succeeded", error, _now()
 
 
 class Operations:
-    """The pools and the tasks that change them.
+    """The pools, the cluster, and the tasks that change them.
 
     A hook that fails makes the operation fail, with what it said.
     """
 
     def __init__(
-        self, faults: Faults, *, create_seconds: float, delete_seconds: float, on_ready: PoolHook, on_gone: PoolHook
+        self,
+        cluster: ManagedCluster,
+        faults: Faults,
+        *,
+        create_seconds: float,
+        delete_seconds: float,
+        on_ready: PoolHook,
+        on_gone: PoolHook,
     ) -> None:
+        self.cluster = cluster
         self.pools: dict[str, Pool] = {}
         self._faults = faults
         self._create_seconds = create_seconds
@@ -70,48 +103,57 @@ class Operations:
         self._tasks = TaskScope(self._failed)
 
     def find(self, id_: str) -> Operation | None:
-        return self._operations.get(id_)
+        operation = self._operations.get(id_)
+        return None if operation is None or operation.plan.forgotten else operation
 
     def create(self, pool: Pool) -> Operation:
         """Pool ``pool`` is Creating from now on."""
         self.pools[pool.name] = pool
-        return self._start("create", pool, self._create(pool, self._faults.next_plan(pool.name)))
+        operation = Operation("create", pool.name, self._faults.next_plan(pool.name), pool)
+        return self._start(operation, self._create(operation, pool))
 
     def update(self, pool: Pool, properties: dict[str, Any]) -> Operation:
         pool.properties = properties
         pool.become("Updating")
-        return self._start("update", pool, self._update(pool))
+        operation = Operation("update", pool.name, pool=pool)
+        return self._start(operation, self._update(operation, pool))
 
     def delete(self, pool: Pool) -> Operation:
         pool.become("Deleting")
-        return self._start("delete", pool, self._delete(pool))
+        operation = Operation("delete", pool.name, pool=pool)
+        return self._start(operation, self._delete(operation, pool))
+
+    def set_power(self, power: str) -> Operation:
+        """Stop the cluster (``Stopped``) or start it (``Running``)."""
+        cluster = self.cluster
+        kind, cluster.provisioning = ("start", "Starting") if power == "Running" else ("stop", "Stopping")
+        operation = Operation(kind, cluster.site.cluster)
+        return self._start(operation, self._set_power(operation, power))
 
     async def aclose(self) -> None:
         """Leave everything as it is."""
         await self._tasks.aclose()
 
-    def _start(self, kind: str, pool: Pool, work: Awaitable[ArmError | None]) -> Operation:
-        operation = Operation(kind, pool)
+    def _start(self, operation: Operation, work: Awaitable[ArmError | None]) -> Operation:
         self._operations[operation.id] = operation
         while len(self._operations) > MAX_OPERATIONS:
             self._operations.popitem(last=False)
-        self._tasks.start(f"arm {kind} {pool.name}", self._run(operation, work))
+        self._tasks.start(f"arm {operation.kind} {operation.subject}", self._run(operation, work))
         return operation
 
     async def _run(self, operation: Operation, work: Awaitable[ArmError | None]) -> None:
         try:
             error = await work
         except Exception as failure:
-            _log.exception("the %s of agent pool %s failed", operation.kind, operation.pool.name)
+            _log.exception("the %s of %s failed", operation.kind, operation.subject)
             error = ArmError(500, "InternalServerError", f"{type(failure).__name__}: {failure}")
-        if error is not None:
+        if error is not None and operation.pool is not None:
             operation.pool.become("Failed", error)
         operation.end(error)
 
-    async def _create(self, pool: Pool, plan: Plan) -> ArmError | None:
-        await asyncio.sleep(self._create_seconds)
-        if plan.stuck:
-            await asyncio.Event().wait()
+    async def _create(self, operation: Operation, pool: Pool) -> ArmError | None:
+        plan = operation.plan
+        await operation.due(self._create_seconds)
         if plan.error is not None:
             return plan.error
         pool.instances = tuple(range(pool.count if plan.nodes is None else plan.nodes))
@@ -120,15 +162,24 @@ class Operations:
         pool.become("Succeeded")
         return None
 
-    async def _update(self, pool: Pool) -> ArmError | None:
-        await asyncio.sleep(self._create_seconds)
+    async def _update(self, operation: Operation, pool: Pool) -> ArmError | None:
+        await operation.due(self._create_seconds)
         pool.become("Succeeded")
         return None
 
-    async def _delete(self, pool: Pool) -> ArmError | None:
-        await asyncio.sleep(self._delete_seconds)
+    async def _delete(self, operation: Operation, pool: Pool) -> ArmError | None:
+        await operation.due(self._delete_seconds)
         await self._on_gone(pool)
         self.pools.pop(pool.name, None)
+        return None
+
+    async def _set_power(self, operation: Operation, power: str) -> ArmError | None:
+        await operation.due(self._delete_seconds)
+        for pool in self.pools.values():
+            pool.properties["powerState"] = {"code": power}
+            # Whoever has seen the pool before has seen another version of it.
+            pool.become(pool.state, pool.error)
+        self.cluster.provisioning, self.cluster.power = "Succeeded", power
         return None
 
     def _failed(self, name: str, error: BaseException) -> None:

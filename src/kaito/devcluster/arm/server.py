@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import re
+import asyncio
+import ssl
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlencode
 
 import msgspec
 from aiohttp import web
 
-from kaito.devcluster.arm.errors import ArmError, bad_request, in_progress, pool_not_found, precondition_failed
+from kaito.devcluster.arm import control
+from kaito.devcluster.arm.errors import ArmError
 from kaito.devcluster.arm.faults import ConnectionDropped, Faults
-from kaito.devcluster.arm.operations import Operation, Operations
+from kaito.devcluster.arm.managed import ManagedCluster
+from kaito.devcluster.arm.operations import Operations
 from kaito.devcluster.arm.pools import Pool, requested_properties
+from kaito.devcluster.arm.routes import Call, Reply, Routes
 from kaito.devcluster.arm.site import Site
 
 if TYPE_CHECKING:
     from kaito.devcluster.arm.operations import PoolHook
+    from kaito.devcluster.arm.tokens import TokenServer
 
-RECORDED = 1000
+RECORDED = 10_000
 """Requests that are remembered."""
-
-_POOLS = re.compile(
-    r"/subscriptions/(?P<subscription>[^/]+)/resourceGroups/(?P<group>[^/]+)/providers/Microsoft\.ContainerService"
-    r"/managedClusters/(?P<cluster>[^/]+)/agentPools(?:/(?P<pool>[^/]+))?/?",
-    re.IGNORECASE,
-)
-_OPERATIONS = re.compile(
-    r"/subscriptions/(?P<subscription>[^/]+)/providers/Microsoft\.ContainerService/locations/[^/]+"
-    r"/(?P<kind>operations|operationresults)/(?P<id>[^/]+)",
-    re.IGNORECASE,
-)
-_STATE_OPERATIONS = {"Creating": "create", "Updating": "update", "Deleting": "delete"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +37,16 @@ class ArmOptions:
     site: Site = field(default_factory=Site)
     token: str = ""
     """The bearer token to insist on; ``""`` takes any."""
+    authority: TokenServer | None = None
+    """Whose tokens to insist on."""
+    tls: ssl.SSLContext | None = None
+    """None serves plain HTTP."""
     create_seconds: float = 3.0
     delete_seconds: float = 1.0
+    latency: float = 0.0
+    """Seconds that every answer takes."""
+    exclusive: bool = False
+    """Whether the cluster takes one operation on pools at a time, as some do."""
     page_size: int = 100
 
 
@@ -55,18 +55,11 @@ class Recorded:
     """A request that was received."""
 
     method: str
-    """GET, LIST, PUT, DELETE, or the HTTP method of anything else."""
+    """GET, LIST, PUT, DELETE (of pools), CLUSTER, OPERATION, SKUS, or the HTTP method of anything else."""
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
     body: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    status: int
-    body: Any = None
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class ArmEmulator:
@@ -87,12 +80,20 @@ class ArmEmulator:
         self.faults = Faults()
         self.requests: deque[Recorded] = deque(maxlen=RECORDED)
         """The newest requests, oldest first."""
+        self.cluster = ManagedCluster(self.options.site)
         self._operations = Operations(
+            self.cluster,
             self.faults,
             create_seconds=self.options.create_seconds,
             delete_seconds=self.options.delete_seconds,
             on_ready=on_pool_ready,
             on_gone=on_pool_gone,
+        )
+        self._routes = Routes(
+            self._operations,
+            lambda: self.url,
+            page_size=self.options.page_size,
+            exclusive=self.options.exclusive,
         )
         self._runner: web.ServerRunner | None = None
         self._port = self.options.port
@@ -112,7 +113,8 @@ class ArmEmulator:
         await runner.setup()
         self._runner = runner
         try:
-            await web.TCPSite(runner, self.options.host, self.options.port).start()
+            site = web.TCPSite(runner, self.options.host, self.options.port, ssl_context=self.options.tls)
+            await site.start()
         except BaseException:
             await self.stop()
             raise
@@ -127,7 +129,7 @@ class ArmEmulator:
 
     @property
     def url(self) -> str:
-        return f"http://{self.options.host}:{self._port}"
+        return f"{'https' if self.options.tls else 'http'}://{self.options.host}:{self._port}"
 
     @property
     def pools(self) -> Mapping[str, Pool]:
@@ -153,30 +155,23 @@ class ArmEmulator:
                 request.transport.close()
             return web.Response(status=500)
         except ArmError as error:
-            reply = _Reply(error.status, error.body(), error.headers)
+            reply = Reply(error.status, error.body(), error.headers)
         data = b"" if reply.body is None else msgspec.json.encode(reply.body)
         headers = {"Content-Type": "application/json; charset=utf-8", **reply.headers}
         return web.Response(status=reply.status, body=data, headers=headers)
 
-    async def _answer(self, request: web.BaseRequest) -> _Reply:
-        pools = _POOLS.fullmatch(request.path)
-        name = (pools["pool"] or "") if pools else ""
-        method = "LIST" if pools and not name and request.method == "GET" else request.method
+    async def _answer(self, request: web.BaseRequest) -> Reply:
         body = _decoded(await request.read())
-        self.requests.append(Recorded(method, request.path, dict(request.query), dict(request.headers), body))
+        call = Call(request.method, request.path, request.query, request.headers, body)
+        if call.path.startswith(control.PREFIX):
+            return control.answer(call, self.faults, self.requests)
+        self.requests.append(Recorded(call.kind, call.path, dict(call.query), dict(call.headers), body))
+        if self.options.latency:
+            await asyncio.sleep(self.options.latency)
         self._authenticate(request)
-        if not request.query.get("api-version"):
-            raise ArmError(
-                400,
-                "MissingApiVersionParameter",
-                "The api-version query parameter (?api-version=) is required for all requests.",
-            )
-        if pools is None:
-            return self._operation(request)
-        self._locate(pools)
-        fault = await self.faults.before(method, name)
+        fault = await self.faults.before(call.kind, call.pool)
         try:
-            return self._pools(method, name, request, body)
+            return self._routes.answer(call)
         finally:
             if fault is not None and fault.drop == "after":
                 raise ConnectionDropped
@@ -189,100 +184,12 @@ class ArmEmulator:
                 "AuthenticationFailed",
                 "Authentication failed. The 'Authorization' header is missing or not a bearer's.",
             )
+        authority = self.options.authority
+        code = authority.verdict(token) if authority is not None else ""
         if self.options.token and token != self.options.token:
-            raise ArmError(401, "InvalidAuthenticationToken", "The access token is invalid.")
-
-    def _locate(self, found: re.Match[str]) -> None:
-        site = self.options.site
-        if found["subscription"].lower() != site.subscription.lower():
-            raise ArmError(
-                404, "SubscriptionNotFound", f"The subscription '{found['subscription']}' could not be found."
-            )
-        if found["group"].lower() != site.resource_group.lower():
-            raise ArmError(404, "ResourceGroupNotFound", f"Resource group '{found['group']}' could not be found.")
-        if found["cluster"].lower() != site.cluster.lower():
-            raise ArmError(
-                404,
-                "ResourceNotFound",
-                f"The Resource 'Microsoft.ContainerService/managedClusters/{found['cluster']}' under resource group "
-                f"'{found['group']}' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix",
-            )
-
-    def _pools(self, method: str, name: str, request: web.BaseRequest, body: Any) -> _Reply:
-        if method == "LIST":
-            return self._list(request)
-        if name and method == "GET":
-            return _Reply(200, self._pool(name).resource())
-        if name and method == "PUT":
-            return self._put(name, request, body)
-        if name and method == "DELETE":
-            return self._delete(name, request)
-        raise ArmError(405, "HttpMethodNotAllowed", f"The {method} method is not supported here.")
-
-    def _pool(self, name: str) -> Pool:
-        pool = self.pools.get(name.lower())
-        if pool is None:
-            raise pool_not_found(name)
-        return pool
-
-    def _list(self, request: web.BaseRequest) -> _Reply:
-        token = request.query.get("$skiptoken", "")
-        names = [name for name in sorted(self.pools) if name > token]
-        page = names[: self.options.page_size]
-        reply: dict[str, Any] = {"value": [self.pools[name].resource() for name in page]}
-        if len(names) > len(page):
-            query = urlencode({"api-version": request.query["api-version"], "$skiptoken": page[-1]})
-            reply["nextLink"] = f"{self.url}{request.path}?{query}"
-        return _Reply(200, reply)
-
-    def _put(self, name: str, request: web.BaseRequest, body: Any) -> _Reply:
-        site = self.options.site
-        properties = requested_properties(site, name, body)
-        pool = self.pools.get(name)
-        _check_conditions(request, name, pool)
-        if pool is None:
-            created = Pool(site, name, properties)
-            operation = self._operations.create(created)
-            return _Reply(201, created.resource(), self._polling(operation))
-        _check_idle(pool)
-        if pool.properties["vmSize"] != properties["vmSize"]:
-            raise bad_request(
-                "PropertyChangeNotAllowed", "Changing property 'properties.vmSize' is not allowed on an agent pool."
-            )
-        operation = self._operations.update(pool, properties)
-        return _Reply(200, pool.resource(), self._polling(operation))
-
-    def _delete(self, name: str, request: web.BaseRequest) -> _Reply:
-        pool = self.pools.get(name.lower())
-        if pool is None:
-            return _Reply(204)
-        _check_conditions(request, name, pool)
-        _check_idle(pool)
-        operation = self._operations.delete(pool)
-        return _Reply(202, None, {**self._polling(operation), "Location": self._link("operationresults", operation)})
-
-    def _polling(self, operation: Operation) -> dict[str, str]:
-        return {"Azure-AsyncOperation": self._link("operations", operation)}
-
-    def _link(self, kind: str, operation: Operation) -> str:
-        site = self.options.site
-        return (
-            f"{self.url}/subscriptions/{site.subscription}/providers/Microsoft.ContainerService/locations/"
-            f"{site.location}/{kind}/{operation.id}?api-version=2017-08-31"
-        )
-
-    def _operation(self, request: web.BaseRequest) -> _Reply:
-        found = _OPERATIONS.fullmatch(request.path)
-        operation = self._operations.find(found["id"]) if found else None
-        if found is None or operation is None or request.method != "GET":
-            raise ArmError(404, "ResourceNotFound", f"There is nothing at {request.path}.")
-        if found["kind"].lower() == "operations":
-            return _Reply(200, operation.resource())
-        if operation.status == "InProgress":
-            return _Reply(202, None, {"Location": self._link("operationresults", operation)})
-        if operation.error is not None:
-            raise operation.error
-        return _Reply(204) if operation.kind == "delete" else _Reply(200, operation.pool.resource())
+            code = "InvalidAuthenticationToken"
+        if code:
+            raise ArmError(401, code, "The access token is invalid or has expired.")
 
 
 def _decoded(data: bytes) -> Any:
@@ -292,17 +199,3 @@ def _decoded(data: bytes) -> Any:
         return msgspec.json.decode(data)
     except msgspec.DecodeError as error:
         raise ArmError(400, "InvalidRequestContent", f"The request content was invalid JSON: {error}") from error
-
-
-def _check_conditions(request: web.BaseRequest, name: str, pool: Pool | None) -> None:
-    wanted, unwanted = request.headers.get("If-Match"), request.headers.get("If-None-Match")
-    if wanted is not None and (pool is None or wanted.strip('"') not in ("*", pool.etag)):
-        raise precondition_failed(name)
-    if unwanted is not None and pool is not None and unwanted.strip('"') in ("*", pool.etag):
-        raise precondition_failed(name)
-
-
-def _check_idle(pool: Pool) -> None:
-    operation = _STATE_OPERATIONS.get(pool.state)
-    if operation is not None:
-        raise in_progress(operation, pool.name)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kaito.provisioner.errors import (
+    AuthenticationFailed,
     AuthorizationFailed,
     CapacityUnavailable,
     InstanceBusy,
@@ -109,13 +110,12 @@ RULES: tuple[Rule, ...] = (
         Throttled,
         codes=_codes("TooManyRequests TooManyRequestsReceived SubscriptionRequestsThrottled OperationThrottled"),
     ),
-    Rule(AuthorizationFailed, statuses=frozenset({401, 403})),
+    Rule(AuthenticationFailed, statuses=frozenset({401})),
+    Rule(AuthenticationFailed, codes=_codes("InvalidAuthenticationToken ExpiredAuthenticationToken")),
+    Rule(AuthorizationFailed, statuses=frozenset({403})),
     Rule(
         AuthorizationFailed,
-        codes=_codes(
-            "AuthorizationFailed LinkedAuthorizationFailed RequestDisallowedByPolicy InvalidAuthenticationToken "
-            "ExpiredAuthenticationToken"
-        ),
+        codes=_codes("AuthorizationFailed LinkedAuthorizationFailed RequestDisallowedByPolicy"),
     ),
     Rule(
         InvalidRequest,

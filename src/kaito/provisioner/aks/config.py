@@ -12,6 +12,7 @@ from kaito.runtime import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+PUBLIC_ENDPOINT = "https://management.azure.com"
 EMULATOR_TOKEN = "kaito-arm-emulator"
 """Bearer token for an emulator that was given no other."""
 
@@ -52,6 +53,8 @@ class AksConfig:
     identity: Identity
     endpoint: str | None = None
     """Azure Resource Manager; None for the public cloud."""
+    ca_file: str | None = None
+    """Certificates to trust instead of the public ones, as behind a proxy that opens TLS, or in a private cloud."""
 
     @staticmethod
     def from_environ(environ: Mapping[str, str]) -> AksConfig:
@@ -71,6 +74,7 @@ class AksConfig:
             cluster_name=values["AZURE_CLUSTER_NAME"],
             identity=_identity(identity_kind, values),
             endpoint=endpoint,
+            ca_file=values.get("AZURE_CA_FILE") or None,
         )
 
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
 """Names of Linux agent pools."""
-MAX_OS_DISK_GIB = 2048
+MIN_OS_DISK_GIB, MAX_OS_DISK_GIB = 30, 2048
+ANY_SPOT_PRICE = -1.0
+"""Up to the price of an ordinary machine."""
 OWNER_TAG = labels.MACHINE_UID.replace("/", "_")
 """Tag of agent pools: the owner's uid. The label of the same meaning can be lost in a change of a pool's labels; a tag may
 not contain a slash."""
@@ -56,8 +58,10 @@ def agent_pool(spec: InstanceSpec, vm_size: str) -> dict[str, Any]:
             "count": 1,
             "vmSize": vm_size,
             "type": "VirtualMachineScaleSets",
+            "mode": "User",
             "osType": "Linux",
-            "osDiskSizeGB": spec.os_disk_gib,
+            "osDiskSizeGB": max(spec.os_disk_gib, MIN_OS_DISK_GIB) if spec.os_disk_gib else 0,
+            **_choices(spec),
             "nodeLabels": {
                 **{key: value for key, value in spec.labels.items() if not key.startswith(RESERVED_LABELS)},
                 labels.MACHINE_UID: spec.owner,
@@ -66,6 +70,24 @@ def agent_pool(spec: InstanceSpec, vm_size: str) -> dict[str, Any]:
             "tags": {**spec.tags, OWNER_TAG: spec.owner},
         }
     }
+
+
+def _choices(spec: InstanceSpec) -> dict[str, Any]:
+    """What is left to AKS where nobody asks for it."""
+    chosen: dict[str, Any] = {
+        "osSKU": spec.os_sku,
+        "osDiskType": spec.os_disk_type,
+        "maxPods": spec.max_pods,
+        "availabilityZones": list(spec.zones),
+    }
+    if spec.spot is not None:
+        price = spec.spot.max_price
+        chosen |= {
+            "scaleSetPriority": "Spot",
+            "scaleSetEvictionPolicy": spec.spot.eviction_policy,
+            "spotMaxPrice": ANY_SPOT_PRICE if price is None else price,
+        }
+    return {key: value for key, value in chosen.items() if value}
 
 
 def instance(pool: AgentPool) -> Instance:
@@ -80,6 +102,8 @@ def instance(pool: AgentPool) -> Instance:
         phase=phase,
         vm_size=pool.vm_size or "",
         owner=tags.get(OWNER_TAG) or node_labels.get(labels.MACHINE_UID) or "",
+        os_sku=pool.os_sku or "",
+        image=pool.node_image_version or "",
         created_at=_created(node_labels.get(labels.CREATION_TIMESTAMP)),
         error=_failure(pool, phase) if state is InstanceState.FAILED else None,
         etag=pool.e_tag or "",

@@ -3,49 +3,67 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, final
 
 from azure.core import MatchConditions
 from azure.core.exceptions import AzureError as SdkError
-from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
+from azure.core.exceptions import HttpResponseError
+from azure.core.rest import HttpRequest
 from azure.mgmt.containerservice.models import AgentPool
 
 from kaito.provisioner.aks.classify import AzureError, classify
-from kaito.provisioner.aks.client import make_client, make_credential
+from kaito.provisioner.aks.client import make_client
 from kaito.provisioner.aks.pools import NAME, agent_pool, azure_error, instance
+from kaito.provisioner.aks.sizes import API_VERSION as SIZES_API_VERSION
+from kaito.provisioner.aks.sizes import instance_types
+from kaito.provisioner.aks.throttle import Throttle
 from kaito.provisioner.errors import (
-    AuthorizationFailed,
     CapacityUnavailable,
+    ClusterNotReady,
     InstanceBusy,
     InstanceNotFound,
     NotOwned,
     ProviderError,
     SkuUnavailable,
+    Throttled,
     Unavailable,
 )
 from kaito.provisioner.provider import InstanceState
+from kaito.provisioner.registry import unguarded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from kaito.provisioner.aks.config import AksConfig
-    from kaito.provisioner.provider import Instance, InstanceSpec
+    from kaito.provisioner.provider import Guard, Instance, InstanceSpec, InstanceType
 
 CALL_TIMEOUT = 60.0
 """Seconds for one call, token and all pages included."""
+CLUSTER_TTL = 10.0
+"""Seconds for which what the cluster has said about itself counts."""
 
 
 @final
 class AksProvider:
     name = "aks"
 
-    def __init__(self, config: AksConfig, *, call_timeout: float = CALL_TIMEOUT) -> None:
+    def __init__(
+        self,
+        config: AksConfig,
+        guard: Guard = unguarded,
+        *,
+        call_timeout: float = CALL_TIMEOUT,
+        cluster_ttl: float = CLUSTER_TTL,
+    ) -> None:
+        self._subscription = config.subscription_id
         self._group = config.resource_group
         self._cluster = config.cluster_name
         self._call_timeout = call_timeout
-        self._credential = make_credential(config.identity)
-        self._client = make_client(config, self._credential)
+        self._client, self._tokens = make_client(config, guard)
+        self._reads, self._writes = Throttle(time.monotonic), Throttle(time.monotonic)
+        self._state = _ClusterState(cluster_ttl)
 
     async def create(self, spec: InstanceSpec) -> Instance:
         """Sizes are tried in order for as long as Azure refuses them at once."""
@@ -60,8 +78,9 @@ class AksProvider:
 
     async def _create(self, spec: InstanceSpec, vm_size: str) -> Instance:
         body = AgentPool(agent_pool(spec, vm_size))
+        await self._require_running()
         try:
-            async with self._call():
+            async with self._call(self._writes):
                 # Only ever creates: a pool of that name, whoever made it, is never changed.
                 poller = await self._client.agent_pools.begin_create_or_update(
                     self._group,
@@ -73,6 +92,7 @@ class AksProvider:
                 )
                 return instance(await poller.result())
         except InstanceBusy as busy:
+            self._state.forget()
             try:
                 existing = await self.get(spec.name)
             except InstanceNotFound:
@@ -84,11 +104,25 @@ class AksProvider:
     async def get(self, name: str) -> Instance:
         if not NAME.fullmatch(name):
             raise InstanceNotFound(f"no agent pool can be called {name!r}")
-        async with self._call():
+        async with self._call(self._reads):
             return instance(await self._client.agent_pools.get(self._group, self._cluster, name))
 
+    async def instance_types(self) -> list[InstanceType]:
+        async with self._call(self._reads):
+            cluster = await self._client.managed_clusters.get(self._group, self._cluster)
+            url: str | None = f"/subscriptions/{self._subscription}/providers/Microsoft.Compute/skus"
+            params = {"api-version": SIZES_API_VERSION, "$filter": f"location eq '{cluster.location}'"}
+            found: list[InstanceType] = []
+            while url:
+                answer = await self._client.send_request(HttpRequest("GET", url, params=params))
+                answer.raise_for_status()
+                page = answer.json()
+                found += instance_types(page)
+                url, params = page.get("nextLink"), {}
+        return found
+
     async def list(self) -> list[Instance]:
-        async with self._call():
+        async with self._call(self._reads):
             pools = [instance(pool) async for pool in self._client.agent_pools.list(self._group, self._cluster)]
         return [pool for pool in pools if pool.owner]
 
@@ -97,26 +131,44 @@ class AksProvider:
             raise NotOwned(f"the agent pool {instance.name} was not made by kaito")
         if instance.state is InstanceState.DELETING:
             return
+        await self._require_running()
         condition: dict[str, Any] = {}
         if instance.etag:
             condition = {"etag": instance.etag, "match_condition": MatchConditions.IfNotModified}
         try:
-            async with self._call():
+            async with self._call(self._writes):
                 await self._client.agent_pools.begin_delete(
                     self._group, self._cluster, instance.name, polling=False, **condition
                 )
         except InstanceNotFound:
             return
+        except InstanceBusy:
+            self._state.forget()
+            raise
 
     async def aclose(self) -> None:
         try:
             await self._client.close()
         finally:
-            await self._credential.close()
+            await self._tokens.aclose()
+
+    async def _require_running(self) -> None:
+        """A cluster that is stopped, or starts, stops or changes, takes no change of its pools.
+
+        Raises ClusterNotReady. One request answers for all calls of the next seconds.
+        """
+        async with self._state.asking:
+            if not self._state.known:
+                async with self._call(self._reads):
+                    cluster = await self._client.managed_clusters.get(self._group, self._cluster)
+                power = cluster.power_state or {}
+                self._state.learn(cluster.provisioning_state or "", power.get("code") or "Running")
+            self._state.check(self._cluster)
 
     @asynccontextmanager
-    async def _call(self) -> AsyncIterator[None]:
+    async def _call(self, throttle: Throttle) -> AsyncIterator[None]:
         """One call: bounded in time, its errors given their types."""
+        throttle.check()
         try:
             async with asyncio.timeout(self._call_timeout) as limit:
                 yield
@@ -125,16 +177,42 @@ class AksProvider:
                 raise
             raise Unavailable(f"Azure did not answer within {self._call_timeout:g} s") from error
         except HttpResponseError as error:
-            raise _from_response(error) from error
+            told = _from_response(error)
+            raise (throttle.note(told) if isinstance(told, Throttled) else told) from error
         except SdkError as error:
             raise Unavailable(f"cannot reach Azure: {error.message}") from error
-        except OSError as error:  # such as a token file that is not there
-            raise AuthorizationFailed(f"cannot read the credentials: {error}") from error
+
+
+@final
+class _ClusterState:
+    """What the cluster has said about itself last."""
+
+    def __init__(self, ttl: float) -> None:
+        self._ttl = ttl
+        self._until = 0.0
+        self._provisioning = self._power = ""
+        self.asking = asyncio.Lock()
+
+    @property
+    def known(self) -> bool:
+        return time.monotonic() < self._until
+
+    def learn(self, provisioning: str, power: str) -> None:
+        self._provisioning, self._power = provisioning, power
+        self._until = time.monotonic() + self._ttl
+
+    def forget(self) -> None:
+        self._until = 0.0
+
+    def check(self, cluster: str) -> None:
+        if (self._provisioning.lower(), self._power.lower()) != ("succeeded", "running"):
+            raise ClusterNotReady(
+                f"the cluster {cluster} is {self._power}, its provisioning state {self._provisioning}: nothing is created "
+                "or deleted until it is Running and Succeeded"
+            )
 
 
 def _from_response(error: HttpResponseError) -> ProviderError:
-    if isinstance(error, ClientAuthenticationError) and error.response is None:
-        return AuthorizationFailed(error.message)
     told = azure_error(error.error) if error.error is not None else AzureError("", error.message)
     return classify(told, error.status_code or 0, retry_after=_retry_after(error))
 
