@@ -41,6 +41,22 @@ def test_the_schemas_are_structural_and_their_rules_compile(manifest: dict[str, 
     assert validate_crd(manifest) == []
 
 
+def test_both_versions_have_one_shape_and_one_is_stored() -> None:
+    versions = WORKSPACE_CRD["spec"]["versions"]
+    assert [(version["name"], version["served"], version["storage"]) for version in versions] == [
+        ("v1alpha1", True, False),
+        ("v1beta1", True, True),
+    ]
+    schemas = [deepcopy(version["schema"]) for version in versions]
+    sizes = [
+        schema["openAPIV3Schema"]["properties"]["resource"]["properties"]["instanceType"].pop("default", None)
+        for schema in schemas
+    ]
+    assert sizes == ["Standard_NC12s_v3", None]
+    assert schemas[0] == schemas[1]
+    assert "conversion" not in WORKSPACE_CRD["spec"]
+
+
 def test_workspace_names_and_columns() -> None:
     names = WORKSPACE_CRD["spec"]["names"]
     assert (names["shortNames"], names["categories"]) == (["wk", "wks"], ["workspace"])
@@ -52,7 +68,11 @@ def test_workspace_names_and_columns() -> None:
         "WorkspaceReady",
         "Age",
     ]
-    assert [column["name"] for column in columns if column.get("priority")] == ["JobStarted", "Nodes"]
+    assert [column["name"] for column in columns if column.get("priority")] == [
+        "JobStarted",
+        "TargetNodeCount",
+        "State",
+    ]
     assert 'type=="WorkspaceSucceeded"' in columns[3]["jsonPath"]
 
 
@@ -181,7 +201,7 @@ REFUSED: list[tuple[dict[str, Any], str, Any, str, str]] = [
     ),
     (INFERENCE, "inference", None, "inference", "one of inference and tuning"),
     (INFERENCE, "tuning", TUNING["tuning"], "tuning", "exclude each other"),
-    (INFERENCE, "inference.preset.name", "phi-99", "inference.preset.name", "supported values"),
+    (INFERENCE, "inference.preset.name", "phi-99", "inference.preset.name", "supported are"),
     (INFERENCE, "inference.preset.name", "llama-2-7b", "inference.preset.accessMode", "accessMode to private"),
     (INFERENCE, "inference.preset.accessMode", "private", "inference.preset.presetOptions.image", "needs the image"),
     (INFERENCE, "inference.preset.accessMode", "secret", "inference.preset.accessMode", "supported values"),
@@ -218,9 +238,11 @@ REFUSED: list[tuple[dict[str, Any], str, Any, str, str]] = [
     ),
     (INFERENCE, "inference.adapters", [{"source": {"image": "r.io/x:1"}}], "inference.adapters[0].source.name", "name"),
     (TUNING, "tuning.method", "full", "tuning.method", "lora or qlora"),
-    (TUNING, "tuning.preset.name", "falcon-7b-instruct", "tuning.preset.name", "supported values"),
+    (TUNING, "tuning.preset.name", "falcon-7b-instruct", "tuning.preset.name", "supported are"),
     (TUNING, "tuning.input", {}, "tuning.input", "exactly one"),
-    (TUNING, "tuning.input", {"volumeSource": {"emptyDir": {}}}, "tuning.input.volumeSource", "not supported"),
+    (TUNING, "tuning.input", {"urls": ["ftp://x/y"]}, "tuning.input.urls[0]", "begins with http"),
+    (TUNING, "tuning.input", {"urls": ["https://DATA_HERE/y"]}, "tuning.input.urls[0]", "is a placeholder"),
+    (TUNING, "tuning.output.image", "<YOUR IMAGE URL>", "tuning.output.image", "is a placeholder"),
     (TUNING, "tuning.output", {"image": "r.io/x:1"}, "tuning.output.imagePushSecret", "credentials"),
     (TUNING, "tuning.output.image", "r.io/Upper:1", "tuning.output.image", "lower case"),
     (TUNING, "resource.count", 2, "resource.count", "one node"),

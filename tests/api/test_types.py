@@ -70,7 +70,7 @@ def test_a_machine_survives_and_reads_in_the_fields_own_names() -> None:
 
 
 def test_objects_made_in_code_name_their_kind() -> None:
-    assert json.loads(WORKSPACES.encode(Workspace())) == {"apiVersion": "kaito.sh/v1alpha1", "kind": "Workspace"}
+    assert json.loads(WORKSPACES.encode(Workspace())) == {"apiVersion": "kaito.sh/v1beta1", "kind": "Workspace"}
     assert Machine().to_manifest() == {"apiVersion": "karpenter.sh/v1alpha5", "kind": "Machine"}
 
 

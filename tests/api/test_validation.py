@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kaito.api.validation import FieldError, validate, validate_update
-from kaito.api.workspace import Workspace
+from kaito.api.defaulting import read_workspace
+from kaito.api.validation import FieldError, Policy, Verdict, validate, validate_update
 from kaito.models import Catalogue
 
 SAMPLES = Path(__file__).parents[2] / "config" / "samples"
@@ -46,8 +46,12 @@ def changed(base: dict[str, Any], **paths: Any) -> dict[str, Any]:
     return result
 
 
-def errors(manifest: dict[str, Any], cloud: str = "azure") -> dict[str, FieldError]:
-    return {error.path: error for error in validate(Workspace.model_validate(manifest), CATALOGUE, cloud)}
+def judged(manifest: dict[str, Any], **policy: Any) -> Verdict:
+    return validate(read_workspace(manifest), CATALOGUE, Policy(**policy))
+
+
+def errors(manifest: dict[str, Any], **policy: Any) -> dict[str, FieldError]:
+    return {error.path: error for error in judged(manifest, **policy).errors}
 
 
 def adapter(name: str | None = "a", image: str | None = "r.io/x:1", **more: Any) -> dict[str, Any]:
@@ -59,6 +63,9 @@ def adapter(name: str | None = "a", image: str | None = "r.io/x:1", **more: Any)
 def test_a_good_workspace_has_no_errors(manifest: dict[str, Any]) -> None:
     assert errors(manifest) == {}
 
+
+RUNTIME = "metadata.annotations[kaito.sh/runtime]"
+URL = "tuning.input.urls[0]"
 
 CASES: list[tuple[str, dict[str, Any], str, str]] = [
     ("neither", changed(INFERENCE, inference=None), "inference", "one of inference and tuning"),
@@ -86,7 +93,93 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
         "choose another label",
     ),
     ("sku", changed(INFERENCE, resource__instanceType="Standard_B2s"), "resource.instanceType", "not a supported"),
-    ("sku case", changed(INFERENCE, resource__instanceType="standard_nc6s_v3"), "resource.instanceType", "not a supp"),
+    (
+        "sku case",
+        changed(INFERENCE, resource__instanceType="standard_nv6"),
+        "resource.instanceType",
+        "has 8Gi of GPU memory",
+    ),
+    ("no size", changed(INFERENCE, resource__instanceType=None), "resource.instanceType", "is needed"),
+    (
+        "a size without GPUs",
+        changed(INFERENCE, resource__instanceType="Standard_D4s_v3"),
+        "resource.instanceType",
+        "has no GPU, which preset phi-3-mini-4k-instruct needs: choose a size with GPUs, or start the operator with",
+    ),
+    (
+        "the cloud's own label",
+        changed(INFERENCE, resource__labelSelector={"matchLabels": {"agentpool": "gpu"}}),
+        "resource.labelSelector",
+        "is set by the cloud alone",
+    ),
+    (
+        "the cloud's own domain",
+        changed(INFERENCE, resource__labelSelector={"matchLabels": {"kubernetes.azure.com/mode": "user"}}),
+        "resource.labelSelector",
+        "is set by the cloud alone",
+    ),
+    (
+        "a label of every node",
+        changed(INFERENCE, resource__labelSelector={"matchLabels": {"kubernetes.io/os": "linux"}}),
+        "resource.labelSelector",
+        "it selects nodes of others",
+    ),
+    ("runtime", changed(INFERENCE, metadata__annotations={"kaito.sh/runtime": "llama.cpp"}), RUNTIME, "not an engine"),
+    (
+        "runtime without image",
+        changed(INFERENCE, metadata__annotations={"kaito.sh/runtime": "vllm"}),
+        RUNTIME,
+        "--runtime-image",
+    ),
+    (
+        "preset that is downloaded",
+        changed(INFERENCE, inference__preset__name="qwen2.5-coder-7b-instruct"),
+        "resource.instanceType",
+        "--runtime-image",
+    ),
+    (
+        "template without containers",
+        changed(INFERENCE, inference={"template": {"spec": {}}}),
+        "inference.template.spec.containers",
+        "at least one container",
+    ),
+    (
+        "template with a placeholder",
+        changed(INFERENCE, inference={"template": {"spec": {"containers": [{"image": "<YOUR_IMAGE>"}]}}}),
+        "inference.template.spec.containers[0].image",
+        "is a placeholder",
+    ),
+    (
+        "placeholder with spaces",
+        changed(INFERENCE, inference__adapters=[adapter(image="<YOUR IMAGE URL>")]),
+        "inference.adapters[0].source.image",
+        "is a placeholder",
+    ),
+    (
+        "adapter named like the Workspace",
+        changed(INFERENCE, inference__adapters=[adapter("w")]),
+        "inference.adapters[0].source.name",
+        "choose another name",
+    ),
+    (
+        "adapter from two places",
+        changed(
+            INFERENCE,
+            inference__adapters=[{"source": {"name": "a", "image": "r.io/x:1", "volumeSource": {"emptyDir": {}}}}],
+        ),
+        "inference.adapters[0].source",
+        "exactly one",
+    ),
+    (
+        "config of a template",
+        changed(INFERENCE, inference={"template": {"spec": {"containers": [{}]}}, "config": "c"}),
+        "inference.config",
+        "remove config",
+    ),
+    ("local data", changed(TUNING, tuning__input={"urls": ["http://169.254.169.254/x"]}), URL, "own network"),
+    ("data on this machine", changed(TUNING, tuning__input={"urls": ["http://localhost:8000/x"]}), URL, "own network"),
+    ("data by file", changed(TUNING, tuning__input={"urls": ["file:///etc/passwd"]}), URL, "must be an address"),
+    ("data to be named", changed(TUNING, tuning__input={"urls": ["https://DATA_HERE"]}), URL, "is a placeholder"),
     (
         "too little memory",
         changed(INFERENCE, resource__instanceType="Standard_NV6"),
@@ -101,13 +194,18 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     ("amd", changed(INFERENCE, resource__instanceType="Standard_NG32ads_V620_v1"), "resource.instanceType", "NVIDIA"),
     ("no preset", changed(INFERENCE, inference={}), "inference.preset", "one of preset and template"),
-    ("preset and template", changed(INFERENCE, inference__template={"spec": {}}), "inference.template", "exclude"),
+    (
+        "preset and template",
+        changed(INFERENCE, inference__template={"spec": {"containers": [{}]}}),
+        "inference.template",
+        "exclude",
+    ),
     ("preset", changed(INFERENCE, inference__preset__name="phi-99"), "inference.preset.name", "falcon-40b, falcon"),
     (
         "unknown preset with known size",
-        changed(INFERENCE, inference__preset__name="PHI-2"),
+        changed(INFERENCE, inference__preset__name="PHI-22"),
         "inference.preset.name",
-        "'PHI-2' is not a supported preset",
+        "'PHI-22' is not a supported preset",
     ),
     (
         "private only",
@@ -123,7 +221,7 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     (
         "adapters without preset",
-        changed(INFERENCE, inference={"template": {}, "adapters": [adapter()]}),
+        changed(INFERENCE, inference={"template": {"spec": {"containers": [{}]}}, "adapters": [adapter()]}),
         "inference.adapters",
         "need a preset",
     ),
@@ -182,7 +280,7 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
         "too small to tune",
         changed(TUNING, tuning__preset={"name": "falcon-7b"}, resource__instanceType="Standard_NV12ads_A10_v5"),
         "resource.instanceType",
-        "needs 16Gi",
+        "has 8Gi of GPU memory; tuning falcon-7b with qlora needs 11.5 GiB = 4.3 weights in 4 bits",
     ),
     ("no input", changed(TUNING, tuning__input=None), "tuning.input", "needed"),
     ("empty input", changed(TUNING, tuning__input={}), "tuning.input", "exactly one"),
@@ -192,14 +290,8 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
         "tuning.input",
         "exactly one",
     ),
-    (
-        "volume",
-        changed(TUNING, tuning__input={"volumeSource": {"emptyDir": {}}}),
-        "tuning.input.volumeSource",
-        "not supported",
-    ),
     ("no output", changed(TUNING, tuning__output=None), "tuning.output", "needed"),
-    ("no output image", changed(TUNING, tuning__output={}), "tuning.output.image", "needed"),
+    ("no output image", changed(TUNING, tuning__output={}), "tuning.output.image", "exactly one"),
     (
         "no push secret",
         changed(TUNING, tuning__output={"image": "r.io/x:1"}),
@@ -243,16 +335,76 @@ def test_exact_capacity_is_enough() -> None:
     assert errors(manifest) == {}
 
 
-@pytest.mark.parametrize("size", ["Standard_NC_future_v9", "Standard_D4s_v3"])
-def test_azure_sizes_outside_the_table_pass_by_prefix(size: str) -> None:
-    assert errors(changed(INFERENCE, resource__instanceType=size)) == {}
+def test_azure_sizes_outside_the_table_pass_by_prefix() -> None:
+    assert errors(changed(INFERENCE, resource__instanceType="Standard_NC_future_v9")) == {}
+    template = {"template": {"spec": {"containers": [{"name": "c", "image": "nginx"}]}}}
+    assert errors(changed(INFERENCE, resource__instanceType="Standard_D4s_v3", inference=template)) == {}
+
+
+def test_the_first_version_has_a_default_size() -> None:
+    manifest = changed(INFERENCE, resource__instanceType=None, apiVersion="kaito.sh/v1alpha1")
+    assert errors(manifest) == {}
+    assert read_workspace(manifest).resource.instance_type == "Standard_NC12s_v3"
+
+
+def test_without_machines_sizes_have_no_meaning() -> None:
+    manifest = changed(INFERENCE, resource__labelSelector={"matchLabels": {"kubernetes.io/os": "linux"}})
+    assert errors(manifest, makes_nodes=False) == {}
+    assert "has no effect" in judged(manifest, makes_nodes=False).warnings[0]
+    assert errors(changed(manifest, resource__instanceType=None), makes_nodes=False) == {}
+
+
+def test_what_the_arithmetic_refuses_can_be_tried_all_the_same() -> None:
+    manifest = changed(INFERENCE, resource__instanceType="Standard_NV6")
+    bypassed = judged(changed(manifest, metadata__annotations={"kaito.sh/bypass-resource-checks": ""}))
+    assert bypassed.errors == ()
+    (warning,) = bypassed.warnings
+    assert "has 8Gi of GPU memory" in warning
+
+
+@pytest.mark.parametrize("method", ["qlora", "QLoRA", "lora"])
+@pytest.mark.parametrize("preset", ["phi-3-mini-4k-instruct", "phi-3-mini-128k-instruct"])
+def test_the_published_examples_fit_on_the_size_that_they_name(method: str, preset: str) -> None:
+    assert errors(changed(TUNING, tuning__method=method, tuning__preset={"name": preset})) == {}
+
+
+def test_volumes_hold_data_adapters_and_results() -> None:
+    claim = {"persistentVolumeClaim": {"claimName": "data"}}
+    assert errors(changed(TUNING, tuning__input={"volumeSource": claim})) == {}
+    assert errors(changed(TUNING, tuning__output={"volumeSource": claim})) == {}
+    source = {"name": "a", "volumeSource": claim}
+    assert errors(changed(INFERENCE, inference__adapters=[{"source": source}])) == {}
+
+
+def test_kaitos_own_server_runs_what_nobody_published() -> None:
+    manifest = changed(
+        INFERENCE,
+        inference__preset__name="Qwen/Qwen2.5-Coder-32B-Instruct",
+        resource__instanceType="Standard_NC24ads_A100_v4",
+    )
+    assert errors(manifest, own_image=True) == {}
+    assert "resource.instanceType" in errors(manifest)
+    on_one_node = changed(manifest, metadata__annotations={"kaito.sh/runtime": "transformers"})
+    assert "uses one node only" in errors(on_one_node, own_image=True)["resource.instanceType"].message
+    cpu = changed(INFERENCE, resource__instanceType="Standard_D8s_v5")
+    assert errors(cpu, own_image=True) == {}
+    gated = changed(manifest, inference__preset__name="llama-3.1-8b-instruct")
+    secret = "inference.preset.presetOptions.modelAccessSecret"
+    assert set(errors(gated, own_image=True)) == {secret}
+
+
+def test_old_gpus_do_not_run_vllm() -> None:
+    manifest = changed(
+        INFERENCE, resource__instanceType="Standard_ND6s", metadata__annotations={"kaito.sh/runtime": "vllm"}
+    )
+    assert "compute capability" in errors(manifest, own_image=True)["resource.instanceType"].message
 
 
 def test_aws_types_are_known_where_the_cloud_is_aws() -> None:
     manifest = changed(INFERENCE, resource__instanceType="g5.xlarge")
-    assert errors(manifest, "aws") == {}
-    assert "resource.instanceType" in errors(manifest, "azure")
-    assert "resource.instanceType" in errors(INFERENCE, "aws")
+    assert errors(manifest, cloud="aws") == {}
+    assert "resource.instanceType" in errors(manifest)
+    assert "resource.instanceType" in errors(INFERENCE, cloud="aws")
 
 
 @pytest.mark.parametrize(
@@ -270,8 +422,8 @@ def test_placeholders_of_the_samples_are_named(sample: str, paths: set[str]) -> 
 
 
 def update_errors(new: dict[str, Any], old: dict[str, Any]) -> set[str]:
-    found = validate_update(Workspace.model_validate(new), Workspace.model_validate(old), CATALOGUE, "azure")
-    return {error.path for error in found}
+    found = validate_update(read_workspace(new), read_workspace(old), CATALOGUE, Policy())
+    return {error.path for error in found.errors}
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kaito.api.defaulting import read_workspace
 from kaito.api.resources import MACHINES, WORKSPACES
-from kaito.api.workspace import Workspace
 from kaito.controllers import machine, workspace
 from kaito.controllers.machine.settings import Settings
 from kaito.devcluster.arm import ArmEmulator, ArmOptions, Pool, build_nodes
@@ -84,7 +84,7 @@ async def test_a_workspace_becomes_ready_and_goes_without_a_trace(
 ) -> None:
     await install(client)
     async with operator(control_plane.config, cloud):
-        await client.create(WORKSPACES, Workspace.model_validate(SAMPLE), namespace=namespace)
+        await client.create(WORKSPACES, read_workspace(SAMPLE), namespace=namespace)
         await eventually(lambda: condition(client, namespace, "WorkspaceSucceeded"), deadline=30.0)
 
         found = await client.get(WORKSPACES, NAME, namespace)

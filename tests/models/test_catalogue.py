@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from kaito.api.quantity import Quantity
@@ -50,9 +52,39 @@ def test_presets(row: tuple[object, ...]) -> None:
     assert preset.private_only == (preset.access == "private")
 
 
-def test_no_other_presets() -> None:
-    assert set(CATALOGUE.preset_names()) == {row[0] for row in PRESETS}
-    assert CATALOGUE.preset("Phi-2") is None
+def test_every_other_preset_is_downloaded() -> None:
+    published = {row[0] for row in PRESETS}
+    others = [preset for preset in CATALOGUE.presets() if preset.name not in published]
+    assert len(others) == 19
+    for preset in others:
+        assert not preset.published
+        assert (preset.disk, preset.timeout) == (preset.facts.disk, preset.facts.timeout)
+
+
+def test_names_are_found_in_any_case_and_by_the_hubs_name() -> None:
+    phi = CATALOGUE.preset("phi-3-mini-4k-instruct")
+    assert phi is not None
+    assert CATALOGUE.preset("Phi-3-Mini-4K-instruct") is phi
+    assert CATALOGUE.preset("microsoft/Phi-3-mini-4k-instruct") is phi
+    granite = CATALOGUE.preset("IBM-granite/granite-4.1-8b")
+    assert granite is not None
+    assert granite.name == "ibm-granite/granite-4.1-8b"
+    assert CATALOGUE.preset("phi-99") is None
+
+
+def test_models_of_ones_own_stand_beside_the_others(tmp_path: Path) -> None:
+    own = tmp_path / "models.yaml"
+    own.write_text(
+        "models:\n"
+        "  - {name: acme/rocket-1b, weights: 2.0, kvBytes: 4096, attention: GQA, context: 8192,"
+        " architecture: LlamaForCausalLM, licence: mit, transformers: true}\n"
+    )
+    preset = Catalogue.with_models(own).preset("acme/rocket-1b")
+    assert preset is not None
+    assert preset.engines == ("transformers", "vllm", "openvino")
+    own.write_text("models: [{name: acme/rocket-1b}]")
+    with pytest.raises(ValueError, match="kvBytes"):
+        Catalogue.with_models(own)
 
 
 def test_public_images() -> None:
@@ -88,9 +120,9 @@ def test_instance_types(cloud: str, name: str, gpus: int, memory: int) -> None:
     assert sku.per_gpu_memory * gpus == sku.memory
 
 
-def test_sizes_are_found_in_their_own_cloud_and_case() -> None:
+def test_sizes_are_found_in_their_own_cloud_in_any_case() -> None:
     assert CATALOGUE.sku("aws", "Standard_NC6s_v3") is None
-    assert CATALOGUE.sku("azure", "standard_nc6s_v3") is None
+    assert CATALOGUE.sku("azure", "standard_nc6s_v3") is CATALOGUE.sku("azure", "Standard_NC6s_v3")
     assert CATALOGUE.sku("gcp", "a2-highgpu-1g") is None
 
 

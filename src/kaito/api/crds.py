@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from kaito.api import machine, workspace
 from kaito.api.machine import Machine
-from kaito.api.meta import Model, Object, rule
+from kaito.api.meta import Model, Object, Rule, rule
 from kaito.api.workspace import Workspace
 
 if typing.TYPE_CHECKING:
@@ -73,7 +73,8 @@ WORKSPACE_COLUMNS = (
     Column("WorkspaceReady", _condition(workspace.WORKSPACE_SUCCEEDED)),
     Column("Age", ".metadata.creationTimestamp", "date"),
     Column("JobStarted", _condition(workspace.JOB_STARTED), wide=True),
-    Column("Nodes", ".resource.count", "integer", wide=True),
+    Column("TargetNodeCount", ".status.targetNodeCount", "integer", wide=True),
+    Column("State", ".status.state", wide=True),
 )
 MACHINE_COLUMNS = (
     Column("Type", r".metadata.labels.node\.kubernetes\.io/instance-type"),
@@ -89,12 +90,15 @@ MACHINE_COLUMNS = (
 
 def workspace_crd(supported: Supported) -> dict[str, Any]:
     """``workspaces.kaito.sh``."""
-    schema = object_schema(Workspace)
-    _restrict(schema, supported)
+    schemas = {version: object_schema(Workspace) for version in workspace.VERSIONS}
+    for version, schema in schemas.items():
+        _restrict(schema, supported)
+        if default := workspace.DEFAULT_INSTANCE_TYPES[version]:
+            schema["properties"]["resource"]["properties"]["instanceType"]["default"] = default
     return _definition(
-        schema,
+        schemas,
         group=workspace.GROUP,
-        version=workspace.VERSION,
+        stored=workspace.VERSION,
         names={
             "kind": "Workspace",
             "listKind": "WorkspaceList",
@@ -111,9 +115,9 @@ def workspace_crd(supported: Supported) -> dict[str, Any]:
 def machine_crd() -> dict[str, Any]:
     """``machines.karpenter.sh``."""
     return _definition(
-        object_schema(Machine),
+        {machine.VERSION: object_schema(Machine)},
         group=machine.GROUP,
-        version=machine.VERSION,
+        stored=machine.VERSION,
         names={
             "kind": "Machine",
             "listKind": "MachineList",
@@ -136,8 +140,15 @@ def object_schema(kind: type[Object]) -> Schema:
 
 
 def _definition(
-    schema: Schema, *, group: str, version: str, names: dict[str, Any], scope: str, columns: Sequence[Column]
+    schemas: Mapping[str, Schema],
+    *,
+    group: str,
+    stored: str,
+    names: dict[str, Any],
+    scope: str,
+    columns: Sequence[Column],
 ) -> dict[str, Any]:
+    """``schemas`` are by version; objects are stored in the version ``stored``."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -150,11 +161,12 @@ def _definition(
                 {
                     "name": version,
                     "served": True,
-                    "storage": True,
+                    "storage": version == stored,
                     "subresources": {"status": {}},
                     "additionalPrinterColumns": [column.manifest() for column in columns],
                     "schema": {"openAPIV3Schema": schema},
                 }
+                for version, schema in schemas.items()
             ],
         },
     }
@@ -164,29 +176,40 @@ def _restrict(schema: Schema, supported: Supported) -> None:
     """Write the supported names into a fresh Workspace schema."""
     properties = schema["properties"]
     preset = properties["inference"]["properties"]["preset"]
-    preset["properties"]["name"]["enum"] = sorted(supported.presets)
+    _add_rules(preset["properties"]["name"], [_named(supported.presets, "is not a supported preset")])
     if supported.private_presets:
-        private = ", ".join(f"'{name}'" for name in sorted(supported.private_presets))
+        private = _listed(supported.private_presets)
         preset["x-kubernetes-validations"].append(
             rule(
-                f"!(self.name in [{private}]) || (has(self.accessMode) && self.accessMode == 'private')",
+                f"!(self.name.lowerAscii() in [{private}]) || (has(self.accessMode) && self.accessMode == 'private')",
                 "the image of this preset is not public: set accessMode to private, and presetOptions.image",
                 path=".accessMode",
             )
         )
-    properties["tuning"]["properties"]["preset"]["properties"]["name"]["enum"] = sorted(supported.tuning_presets)
+    tuned = properties["tuning"]["properties"]["preset"]["properties"]["name"]
+    _add_rules(tuned, [_named(supported.tuning_presets, "cannot be tuned, or is not a preset")])
 
-    terms = [f"self.startsWith('{prefix}')" for prefix in sorted(supported.instance_prefixes)]
+    terms = [
+        "self == ''",
+        *(f"self.lowerAscii().startsWith('{start.lower()}')" for start in supported.instance_prefixes),
+    ]
     if supported.instance_types:
-        terms.append(f"self in [{', '.join(repr(name) for name in sorted(supported.instance_types))}]")
+        terms.append(f"self.lowerAscii() in [{_listed(supported.instance_types)}]")
     families = " or ".join(f"{prefix}…" for prefix in sorted(supported.instance_prefixes))
     instance_type = properties["resource"]["properties"]["instanceType"]
     instance_type["x-kubernetes-validations"].append(
-        rule(
-            " || ".join(terms),
-            f"is not supported: use an Azure size {families}, or an AWS GPU instance type; upper and lower case matter",
-        )
+        rule(" || ".join(terms), f"is not supported: use an Azure size {families}, or an AWS GPU instance type")
     )
+
+
+def _named(names: Sequence[str], problem: str) -> Rule:
+    """A model by the name that a hub gives it, with a slash, is judged by admission: others than these can be known."""
+    known = ", ".join(sorted(names))
+    return rule(f"self.contains('/') || self.lowerAscii() in [{_listed(names)}]", f"{problem}; supported are: {known}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name.lower()}'" for name in sorted(names))
 
 
 def _model_schema(model: type[BaseModel]) -> Schema:

@@ -1,5 +1,7 @@
-"""Workspace ``kaito.sh/v1alpha1``: GPU nodes and what runs on them. ``resource``, ``inference`` and ``tuning`` stand
-beside ``metadata``; there is no ``spec``.
+"""Workspace ``kaito.sh``: GPU nodes and what runs on them. ``resource``, ``inference`` and ``tuning`` stand beside
+``metadata``; there is no ``spec``.
+
+It is served as ``v1alpha1`` and ``v1beta1``, which have one shape; only ``v1alpha1`` has a default instance type.
 
 Constraints and CEL rules shape the CustomResourceDefinition; :mod:`kaito.api.validation` says the same in Python and
 adds what needs the preset catalogue.
@@ -14,7 +16,9 @@ from pydantic import Field
 from kaito.api.meta import Condition, LabelSelector, Model, Object, ObjectMeta, Rule, field, rule
 
 GROUP = "kaito.sh"
-VERSION = "v1alpha1"
+VERSION = "v1beta1"
+"""The version that is stored, and that kaito reads and writes."""
+VERSIONS: Final = ("v1alpha1", "v1beta1")
 KIND = "Workspace"
 
 MACHINE_READY = "MachineReady"
@@ -24,7 +28,8 @@ JOB_STARTED = "JobStarted"
 WORKSPACE_SUCCEEDED = "WorkspaceSucceeded"
 WORKSPACE_DELETING = "WorkspaceDeleting"
 
-DEFAULT_INSTANCE_TYPE: Final = "Standard_NC12s_v3"
+DEFAULT_INSTANCE_TYPES: Final = {"v1alpha1": "Standard_NC12s_v3", "v1beta1": ""}
+"""By version; none where it is empty."""
 DEFAULT_STRENGTH: Final = "1.0"
 MAX_ADAPTERS: Final = 10
 TUNING_METHODS: Final = ("lora", "qlora")
@@ -37,8 +42,9 @@ _TAG = ":[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 IMAGE_PATTERN: Final = f"{_REPOSITORY}({_TAG}|({_TAG})?@sha256:[a-f0-9]{{64}})$"
 OUTPUT_IMAGE_PATTERN: Final = f"{_REPOSITORY}{_TAG}$"
 STRENGTH_PATTERN: Final = "^([0-9]+([.][0-9]*)?|[.][0-9]+)$"
-PLACEHOLDER: Final = "_HERE"
-"""What the placeholders of the published examples end in, such as ``ACR_REPO_HERE``."""
+PLACEHOLDERS: Final = ("_HERE", "<")
+"""What marks the placeholders of published examples, such as ``ACR_REPO_HERE`` and ``<YOUR_IMAGE>``."""
+_FILLED_IN = " && ".join(f"!self.contains('{mark}')" for mark in PLACEHOLDERS)
 
 PLACEHOLDER_IMAGE: Final = (
     "is a placeholder: put your own registry, repository and tag, for example myregistry.azurecr.io/phi-3-adapter:0.0.1"
@@ -64,9 +70,16 @@ STRENGTH_FORM: Final = "must be a number between 0 and 1, such as 0.5"
 SELECTOR_FORM: Final = (
     "must use matchLabels, or matchExpressions with operator In and one value: new nodes are given these labels"
 )
+PLACEHOLDER_URL: Final = "is a placeholder: put the address of your own data"
 ONE_SOURCE: Final = "exactly one of urls, image and volumeSource must be set"
-NO_VOLUME: Final = "volumeSource is not supported: use urls or image"
-NO_OUTPUT_VOLUME: Final = "volumeSource is not supported: use image"
+ONE_DESTINATION: Final = "exactly one of image and volumeSource must be set"
+ADAPTER_SOURCE: Final = (
+    "an adapter comes from an image or a volume: set exactly one of image and volumeSource, and no urls"
+)
+URL_FORM: Final = "must be an address that begins with http:// or https://"
+CONFIG_FORM: Final = (
+    "must be the name of a ConfigMap in the Workspace's namespace: lower-case letters, digits, '-' and '.'"
+)
 
 
 def _immutable(what: str) -> Rule:
@@ -77,8 +90,8 @@ def _image(pattern: str, form: str, **schema: Any) -> dict[str, Any]:
     return {
         "maxLength": 512,
         "rules": (
-            rule(f"!self.contains('{PLACEHOLDER}')", PLACEHOLDER_IMAGE),
-            rule(f"self.contains('{PLACEHOLDER}') || self.matches('{pattern}')", form),
+            rule(_FILLED_IN, PLACEHOLDER_IMAGE),
+            rule(f"!({_FILLED_IN}) || self.matches('{pattern}')", form),
         ),
         **schema,
     }
@@ -87,9 +100,13 @@ def _image(pattern: str, form: str, **schema: Any) -> dict[str, Any]:
 _SECRET: dict[str, Any] = {
     "maxLength": 253,
     "rules": (
-        rule(f"!self.contains('{PLACEHOLDER}')", PLACEHOLDER_SECRET),
-        rule(f"self.contains('{PLACEHOLDER}') || self.matches('{SECRET_NAME_PATTERN}')", SECRET_FORM),
+        rule(_FILLED_IN, PLACEHOLDER_SECRET),
+        rule(f"!({_FILLED_IN}) || self.matches('{SECRET_NAME_PATTERN}')", SECRET_FORM),
     ),
+}
+_CONFIG_MAP: dict[str, Any] = {
+    "maxLength": 253,
+    "rules": (rule(f"self == '' || self.matches('{SECRET_NAME_PATTERN}')", CONFIG_FORM),),
 }
 _KEYED_BY_TYPE: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
 _OPEN_OBJECT: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
@@ -106,12 +123,16 @@ class ResourceSpec(Model):
         rules=(_immutable("the number of nodes"),),
     )
     instance_type: str = field(
-        "Size of the nodes, as the cloud names it. Existing nodes count only if they are of this size, "
-        "except those named in preferredNodes.",
-        default=DEFAULT_INSTANCE_TYPE,
-        minLength=1,
+        "Size of the nodes, as the cloud names it, in any case. Existing nodes count only if they are of this size, "
+        "except those named in preferredNodes. Where no nodes are made (node source byo) it has no meaning.",
+        default="",
         maxLength=64,
-        rules=(_immutable("the instance type"),),
+        rules=(
+            rule(
+                "self.lowerAscii() == oldSelf.lowerAscii()",
+                "the instance type cannot be changed; make a new Workspace instead",
+            ),
+        ),
     )
     label_selector: LabelSelector | None = field(
         "Labels of the nodes that the workload may run on. Nodes that are made for the Workspace are given them.",
@@ -142,6 +163,10 @@ class PresetOptions(Model):
     image_pull_secrets: tuple[str, ...] | None = field(
         "Secrets in the Workspace's namespace for pulling the image.", maxItems=16, items=_SECRET
     )
+    model_access_secret: str | None = field(
+        "Secret in the Workspace's namespace with the key HF_TOKEN, for models that are downloaded and not public.",
+        **_SECRET,
+    )
 
 
 class PresetSpec(Model):
@@ -170,8 +195,18 @@ class DataSource(Model):
     """Where data comes from: exactly one of urls, image and volumeSource."""
 
     name: str | None = field("Name of the data.", maxLength=63)
-    urls: tuple[str, ...] | None = field("Addresses to download.", maxItems=128, items={"maxLength": 2048})
-    volume_source: dict[str, Any] | None = field("A volume that holds the data. Not supported yet.", **_OPEN_OBJECT)
+    urls: tuple[str, ...] | None = field(
+        "Addresses to download, http or https.",
+        maxItems=128,
+        items={
+            "maxLength": 2048,
+            "rules": (
+                rule(_FILLED_IN, PLACEHOLDER_URL),
+                rule(f"!({_FILLED_IN}) || self.matches('^https?://[^/]+')", URL_FORM),
+            ),
+        },
+    )
+    volume_source: dict[str, Any] | None = field("A volume (v1 VolumeSource) that holds the data.", **_OPEN_OBJECT)
     image: str | None = field("Image that holds the data in /data.", **_image(IMAGE_PATTERN, IMAGE_FORM))
     image_pull_secrets: tuple[str, ...] | None = field(
         "Secrets in the Workspace's namespace for pulling the image.", maxItems=16, items=_SECRET
@@ -182,13 +217,7 @@ class DataDestination(Model):
     """Where a result goes."""
 
     RULES: ClassVar = (
-        rule("!has(self.volumeSource)", NO_OUTPUT_VOLUME, path=".volumeSource", reason="FieldValueForbidden"),
-        rule(
-            "has(self.image) || has(self.volumeSource)",
-            "the image to push the result to is needed",
-            path=".image",
-            reason="FieldValueRequired",
-        ),
+        rule("has(self.image) != has(self.volumeSource)", ONE_DESTINATION, path=".image"),
         rule(
             "!has(self.image) || has(self.imagePushSecret)",
             "pushing an image needs the Secret with the registry's credentials",
@@ -197,7 +226,7 @@ class DataDestination(Model):
         ),
     )
 
-    volume_source: dict[str, Any] | None = field("A volume to put the result on. Not supported yet.", **_OPEN_OBJECT)
+    volume_source: dict[str, Any] | None = field("A volume (v1 VolumeSource) to put the result on.", **_OPEN_OBJECT)
     image: str | None = field("Image to push the result to.", **_image(OUTPUT_IMAGE_PATTERN, OUTPUT_IMAGE_FORM))
     image_push_secret: str | None = field(
         "Secret (kubernetes.io/dockerconfigjson) in the Workspace's namespace for pushing the image.", **_SECRET
@@ -215,16 +244,9 @@ class AdapterSpec(Model):
             reason="FieldValueRequired",
         ),
         rule(
-            "!has(self.source) || has(self.source.image)",
-            "an adapter comes from an image",
-            path=".source.image",
-            reason="FieldValueRequired",
-        ),
-        rule(
-            "!has(self.source) || (!has(self.source.urls) && !has(self.source.volumeSource))",
-            "an adapter comes from an image: remove urls and volumeSource",
+            "!has(self.source) || (!has(self.source.urls) && has(self.source.image) != has(self.source.volumeSource))",
+            ADAPTER_SOURCE,
             path=".source",
-            reason="FieldValueForbidden",
         ),
         rule(
             f"!has(self.source) || !has(self.source.name) || self.source.name.matches('{NAME_PATTERN}')",
@@ -233,7 +255,7 @@ class AdapterSpec(Model):
         ),
     )
 
-    source: DataSource | None = field("Name and image of the adapter.", required=True)
+    source: DataSource | None = field("Name of the adapter, and the image or volume that holds it.", required=True)
     strength: str | None = field(
         "Weight of the adapter, from 0 to 1.",
         default=DEFAULT_STRENGTH,
@@ -275,6 +297,10 @@ class InferenceSpec(Model):
     template: dict[str, Any] | None = field(
         "Pod template (v1 PodTemplateSpec) to run instead of a preset.", **_OPEN_OBJECT
     )
+    config: str | None = field(
+        "ConfigMap in the Workspace's namespace with the key inference_config.yaml: parameters of the model server.",
+        **_CONFIG_MAP,
+    )
     adapters: tuple[AdapterSpec, ...] | None = field(
         "LoRA adapters to load beside the preset.",
         maxItems=MAX_ADAPTERS,
@@ -307,7 +333,7 @@ class TuningSpec(Model):
     )
     config: str | None = field(
         "ConfigMap in the Workspace's namespace with training_config.yaml; by default the method's standard settings.",
-        maxLength=253,
+        **_CONFIG_MAP,
     )
     input: DataSource | None = field(
         "The training data.",
@@ -318,7 +344,6 @@ class TuningSpec(Model):
                 "+ (has(self.volumeSource) ? 1 : 0) == 1",
                 ONE_SOURCE,
             ),
-            rule("!has(self.volumeSource)", NO_VOLUME, path=".volumeSource", reason="FieldValueForbidden"),
             rule(
                 "has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)",
                 "the name of the data cannot be changed",
@@ -331,6 +356,11 @@ class TuningSpec(Model):
 
 class WorkspaceStatus(Model):
     worker_nodes: tuple[str, ...] | None = field("Names of the nodes that the workload runs on, sorted.")
+    target_node_count: int | None = field(
+        "How many nodes the workload needs; more than resource.count where the model does not fit on so few.",
+        format="int32",
+    )
+    state: str | None = field("All in one word: Pending, Ready, NotReady, Running, Succeeded or Failed.", maxLength=32)
     conditions: tuple[Condition, ...] | None = field("How far the Workspace has come.", **_KEYED_BY_TYPE)
 
 

@@ -67,9 +67,9 @@ def _planned(filename: str, document: Any) -> Iterator[dict[str, Any]]:
     import msgspec
     from pydantic import ValidationError
 
+    from kaito.api.defaulting import read_workspace
     from kaito.api.resources import MACHINES
-    from kaito.api.validation import validate
-    from kaito.api.workspace import Workspace
+    from kaito.api.validation import Policy, validate
     from kaito.controllers.workspace.manifests.deployment import build_preset_deployment, build_template_deployment
     from kaito.controllers.workspace.manifests.machine import build_machine, machine_name
     from kaito.controllers.workspace.manifests.ownership import present
@@ -83,13 +83,13 @@ def _planned(filename: str, document: Any) -> Iterator[dict[str, Any]]:
         )
     document = {**document, "metadata": {"namespace": "default", **(document.get("metadata") or {})}}
     try:
-        workspace = Workspace.model_validate(document)
+        workspace = read_workspace(document)
     except ValidationError as error:
         fail(
             f"{filename}: " + "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         )
     settings, catalogue = Settings.from_environ(os.environ), Catalogue.default()
-    problems = validate(workspace, catalogue, settings.cloud)
+    problems = validate(workspace, catalogue, Policy(settings.cloud)).errors
     if problems:
         fail(f"{filename}: " + "; ".join(f"{problem.path}: {problem.message}" for problem in problems))
     inference = workspace.inference

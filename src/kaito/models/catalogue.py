@@ -1,146 +1,145 @@
-"""The catalogue: presets and instance types, read once from the data files of this package."""
+"""The catalogue: models, presets and instance types, read once from the data files of this package.
+
+Names are compared without case, as clouds and the Hugging Face hub do.
+"""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter
-from pydantic.alias_generators import to_camel
+from pydantic import TypeAdapter, ValidationError
 
-from kaito.api.quantity import Quantity
+from kaito.models import estimator, judge
+from kaito.models.entries import Accelerator, Model, Preset, Sku, TuningPreset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-CLOUDS = ("azure", "aws")
-NO_MEMORY = Quantity(0)
+    from kaito.api.validation.facts import FieldError, Policy
+    from kaito.api.workspace import Workspace
 
-Amount = Annotated[Quantity, BeforeValidator(lambda value: Quantity.parse(value) if isinstance(value, str) else value)]
+CLOUDS = ("azure", "aws", "arc")
 
-
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
-
-    name: str
-
-
-class TuningPreset(BaseModel):
-    """What fine-tuning a preset needs."""
-
-    model_config = _Entry.model_config
-
-    disk: Amount
-    gpus: int
-    memory: Amount
-    per_gpu_memory: Amount = NO_MEMORY
-    minimum: dict[str, int] = {}
-    """GiB of GPU memory below which a method (``lora``, ``qlora``) cannot work."""
-    parameters: dict[str, str] = {}
-    """Flags of the launcher beside ``num_processes``."""
-    timeout: int = 1800
-    """Seconds until the job should have started."""
-
-
-class Preset(_Entry):
-    """A model that kaito knows how to run."""
-
-    family: str
-    access: Literal["public", "private"] = "public"
-    tag: str
-    """Tag of the public image."""
-    disk: Amount
-    """OS disk of a node."""
-    gpus: int
-    """GPUs for the whole model."""
-    memory: Amount
-    """GPU memory for the whole model."""
-    per_gpu_memory: Amount = NO_MEMORY
-    timeout: int = 1800
-    """Seconds until a replica should be ready."""
-    launcher: Literal["accelerate", "torchrun"] = "accelerate"
-    parameters: dict[str, str] = {}
-    """Flags of the model server."""
-    world_size: int = 1
-    revision: str = ""
-    """Commit of the weights on the Hugging Face hub, abbreviated."""
-    tuning: TuningPreset | None = None
-
-    @property
-    def private_only(self) -> bool:
-        return self.access == "private"
-
-    @property
-    def distributed(self) -> bool:
-        """Whether the model is spread over processes on several nodes."""
-        return self.world_size > 1
-
-    def image(self, registry: str) -> str:
-        """The public image in ``registry``, such as ``mcr.microsoft.com/aks/kaito/kaito-falcon-7b:0.0.6``."""
-        return f"{registry}/kaito-{self.name}:{self.tag}"
-
-
-class Sku(_Entry):
-    """An instance type with accelerators."""
-
-    gpus: int
-    memory: Amount
-    """Memory of all accelerators together."""
-    model: str
-    vendor: Literal["nvidia", "amd", "aws"] = "nvidia"
-
-    @property
-    def per_gpu_memory(self) -> Quantity:
-        return self.memory // self.gpus
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Catalogue:
-    """Presets and instance types by name. Names are exact: upper and lower case matter."""
+    """Presets and instance types by name."""
 
-    __slots__ = ("_presets", "_skus")
+    __slots__ = ("_by_model", "_models", "_presets", "_skus")
 
-    def __init__(self, presets: Mapping[str, Preset], skus: Mapping[str, Mapping[str, Sku]]) -> None:
-        self._presets = presets
-        self._skus = skus
+    def __init__(self, presets: Iterable[Preset], models: Iterable[Model], skus: Mapping[str, Iterable[Sku]]) -> None:
+        """``models`` are presets of their own name, where no preset serves them."""
+        self._presets = _by_name(presets)
+        self._models = _by_name(models)
+        self._by_model = {preset.model.casefold(): preset for preset in self._presets.values()}
+        self._skus = {cloud: _by_name(entries) for cloud, entries in skus.items()}
 
     @staticmethod
     @cache
     def default() -> Catalogue:
         """The catalogue that kaito comes with."""
-        presets = TypeAdapter(list[Preset]).validate_python(_read("presets.yaml")["presets"])
-        skus = TypeAdapter(dict[str, list[Sku]]).validate_python(_read("skus.yaml"))
-        return Catalogue(_by_name(presets), {cloud: _by_name(skus[cloud]) for cloud in CLOUDS})
+        return _load(())
+
+    @staticmethod
+    def with_models(path: str | Path) -> Catalogue:
+        """The catalogue with the models of a file like ``models.yaml`` beside its own, or in their place.
+
+        Raises OSError, and ValueError for a file that is not of this form.
+        """
+        try:
+            listed = yaml.load(Path(path).read_text("utf-8"), _LOADER)["models"]
+            return _load(TypeAdapter(list[Model]).validate_python(listed))
+        except (ValidationError, yaml.YAMLError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a list of models: {error}") from error
 
     def preset(self, name: str) -> Preset | None:
-        return self._presets.get(name)
+        """By short name, or by the name of a model on the hub, such as ``microsoft/phi-4``."""
+        key = name.casefold()
+        found = self._presets.get(key) or self._by_model.get(key)
+        if found is None and (model := self._models.get(key)) is not None:
+            return _downloaded(model.name, model, None)
+        return found
 
     def preset_names(self) -> tuple[str, ...]:
-        return tuple(sorted(self._presets))
+        """The short names."""
+        return tuple(sorted(preset.name for preset in self._presets.values()))
 
     def presets(self) -> tuple[Preset, ...]:
-        return tuple(self._presets[name] for name in self.preset_names())
+        return tuple(sorted(self._presets.values(), key=lambda preset: preset.name))
+
+    def models(self) -> tuple[Model, ...]:
+        return tuple(sorted(self._models.values(), key=lambda model: model.name.casefold()))
 
     def sku(self, cloud: str, name: str) -> Sku | None:
-        return self._skus.get(cloud, {}).get(name)
+        return self._skus.get(cloud, {}).get(name.casefold())
 
     def sku_names(self, cloud: str) -> tuple[str, ...]:
-        return tuple(sorted(self._skus.get(cloud, {})))
+        return tuple(sorted(sku.name for sku in self._skus.get(cloud, {}).values()))
+
+    def skus(self, cloud: str) -> tuple[Sku, ...]:
+        return tuple(sorted(self._skus.get(cloud, {}).values(), key=lambda sku: (sku.model, sku.gpus, sku.name)))
+
+    def objections(self, obj: Workspace, policy: Policy) -> Iterator[FieldError]:
+        """See :func:`kaito.models.judge.objections`."""
+        return judge.objections(obj, self, policy)
 
 
-EntryT = TypeVar("EntryT", bound=_Entry)
+def _load(more: Iterable[Model]) -> Catalogue:
+    models = {
+        model.name.casefold(): model for model in TypeAdapter(list[Model]).validate_python(_read("models")["models"])
+    }
+    models |= {model.name.casefold(): model for model in more}
+    data = _read("presets")
+    disks = data["tuningDisks"]
+
+    def facts(name: str) -> Model:
+        return models[name.casefold()]
+
+    presets = [Preset(**entry, facts=facts(entry["model"])) for entry in data["presets"]]
+    presets += [_downloaded(alias, facts(name), disks.get(name)) for alias, name in data["aliases"].items()]
+    sizes = _read("skus")
+    accelerators = TypeAdapter(dict[str, Accelerator]).validate_python(sizes["accelerators"])
+    skus = {cloud: [_sku(entry, accelerators[entry["model"]]) for entry in sizes[cloud]] for cloud in CLOUDS}
+    return Catalogue(presets, models.values(), skus)
+
+
+def _downloaded(name: str, model: Model, tuning_disk: str | None) -> Preset:
+    """The preset of a model whose weights kaito's own server downloads."""
+    return Preset(
+        name=name,
+        model=model.name,
+        family=model.name.partition("/")[0],
+        disk=model.disk,
+        gpus=1,
+        memory=estimator.gib(model.weights),
+        timeout=model.timeout,
+        tuning=TuningPreset.model_validate({"disk": tuning_disk}) if tuning_disk else None,
+        facts=model,
+    )
+
+
+def _sku(entry: dict[str, Any], accelerator: Accelerator) -> Sku:
+    return Sku(**entry, capability=accelerator.capability, cost=accelerator.cost * entry["gpus"])
+
+
+EntryT = TypeVar("EntryT", Preset, Model, Sku)
 
 
 def _by_name(entries: Iterable[EntryT]) -> dict[str, EntryT]:
     found: dict[str, EntryT] = {}
     for entry in entries:
-        if entry.name in found:
+        key = entry.name.casefold()
+        if key in found:
             raise ValueError(f"the catalogue has two entries named {entry.name!r}")
-        found[entry.name] = entry
+        found[key] = entry
     return found
 
 
 def _read(name: str) -> Any:
-    text = resources.files("kaito.models").joinpath("data", name).read_text("utf-8")
-    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    text = resources.files("kaito.models").joinpath("data", f"{name}.yaml").read_text("utf-8")
+    return yaml.load(text, _LOADER)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from kaito.api.validation import validate
+from kaito.api.validation import Policy, validate
 from kaito.controllers.pipeline import Fail, Outcome, Proceed
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class ValidationStep:
     failed: ClassVar[str] = "workspaceInvalid"
 
     async def reconcile(self, ctx: WorkspaceContext) -> Outcome:
-        errors = validate(ctx.workspace, ctx.catalogue, ctx.settings.cloud)
+        errors = validate(ctx.workspace, ctx.catalogue, Policy(ctx.settings.cloud)).errors
         if errors:
             return Fail(self.failed, "; ".join(map(str, errors)), terminal=True)
         if ctx.preset is not None and ctx.preset.distributed:
