@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from kaito.api.defaulting import read_workspace
 from kaito.api.resources import MACHINES, WORKSPACES
-from kaito.api.workspace import Workspace
 from kaito.devcluster.apiserver import Fault
 from kaito.devcluster.arm import Fault as CloudFault
 from kaito.devcluster.cluster import ClusterOptions, LocalCluster
@@ -110,7 +110,7 @@ async def test_a_killed_operator_leaves_one_machine_and_one_pool(point: str, tmp
         body = yaml.safe_load(SAMPLE.read_text())
         first = it.operator()
         try:
-            await it.client.create(WORKSPACES, Workspace.model_validate(body), namespace="default")
+            await it.client.create(WORKSPACES, read_workspace(body), namespace="default")
             await eventually(sprung, deadline=60.0)
         finally:
             await first.kill()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kaito.api.defaulting import read_workspace
 from kaito.api.resources import WORKSPACES
 from kaito.api.workspace import Workspace
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
@@ -134,7 +135,7 @@ async def test_a_leader_that_was_frozen_past_its_lease_does_not_write_once(
     sample = yaml.safe_load(SAMPLE.read_text())
 
     def workspace(name: str) -> Workspace:
-        return Workspace.model_validate({**sample, "metadata": {"name": name}})
+        return read_workspace({**sample, "metadata": {"name": name}})
 
     async def holder(client: Client) -> str:
         leases = await client.list(LEASES, "default")

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from kaito.api.defaulting import read_workspace
 from kaito.api.labels import INSTANCE_TYPE, NVIDIA_GPU
 from kaito.api.resources import WORKSPACES
 from kaito.api.workspace import Workspace
@@ -26,7 +27,7 @@ class Tenant:
             "resource": {"instanceType": "Standard_NC6s_v3", "labelSelector": {"matchLabels": {"apps": name}}},
             "inference": inference,
         }
-        return await self.client.create(WORKSPACES, Workspace.model_validate(manifest), namespace=self.namespace)
+        return await self.client.create(WORKSPACES, read_workspace(manifest), namespace=self.namespace)
 
     @asynccontextmanager
     async def nodes(self, apps: str, **sizes: str) -> AsyncIterator[dict[str, str]]:
