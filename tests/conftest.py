@@ -39,6 +39,17 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("kaito")
 
 
+@pytest.fixture(autouse=True)
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The exit codes with which a manager would have ended this process: on a busy machine a watchdog may well bark.
+
+    What a manager promises of itself (fences, errors, what is left) holds all the same.
+    """
+    codes: list[int] = []
+    monkeypatch.setattr("kaito.runtime.manager.watchdog.end_process", codes.append)
+    return codes
+
+
 @pytest_asyncio.fixture(autouse=True)
 async def no_task_left_behind(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     """An async test ends with the tasks that it began with."""

@@ -229,6 +229,7 @@ async def test_all_three_durations_count(server: LeaseServer, line: Line) -> Non
     assert isinstance(error, LeadershipLost)
     assert asyncio.get_running_loop().time() - began == pytest.approx(7.0, abs=0.01)
     assert not elector.leading
+    await elector.release()
 
 
 @pytest.mark.looptime

@@ -202,8 +202,8 @@ async def test_the_part_that_failed_is_named_and_several_errors_are_all_told(
     async def third() -> None:
         await idle()
 
-    manager.add_runnable("storage", first)
-    manager.add_runnable("printing", second)
+    manager.add_runnable("storage", first, supervised=False)
+    manager.add_runnable("printing", second, supervised=False)
     manager.add_runnable("fine", third)
     task = asyncio.create_task(manager.run())
     await manager.elected.wait()
@@ -223,7 +223,7 @@ async def test_a_part_that_ends_by_a_cancellation_of_its_own_is_an_error() -> No
         future.cancel()
         await future
 
-    manager.add_runnable("lost", lost)
+    manager.add_runnable("lost", lost, supervised=False)
     with pytest.raises(RuntimeError, match="something that was cancelled"):
         await manager.run()
 
@@ -312,7 +312,9 @@ def test_whatever_its_parts_do_a_manager_stops_within_its_grace_period_and_leave
                 active -= 1
 
         for number, part in enumerate(parts):
-            manager.add_runnable(f"part {number}", lambda part=part: run(part), needs_leader=part.needs_leader)
+            name = f"part {number}"
+            leads = part.needs_leader
+            manager.add_runnable(name, lambda part=part: run(part), needs_leader=leads, supervised=False)
         task = asyncio.create_task(manager.run())
         await asyncio.wait([task], timeout=stop_at)
         if not task.done():

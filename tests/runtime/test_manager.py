@@ -272,7 +272,7 @@ async def test_a_runnable_that_fails_ends_the_manager(config: RestConfig) -> Non
         raise RuntimeError("the disk is full")
 
     manager = Manager(config, LOCAL)
-    manager.add_runnable("broken", broken)
+    manager.add_runnable("broken", broken, supervised=False)
     with pytest.raises(RuntimeError, match="disk is full"):
         await manager.run()
 

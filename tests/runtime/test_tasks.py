@@ -86,7 +86,7 @@ async def test_what_does_not_end_by_the_deadline_is_cancelled_again() -> None:
     for name, seconds in (("quick", 1.0), ("slow", 100.0)):
         scope.start(name, lingers(name, seconds))
     await asyncio.sleep(0)
-    await scope.stop(loop.time() + 5.0)
+    assert await scope.stop(loop.time() + 5.0, loop.time() + 6.0) == set()
     assert ended == [("quick", 1.0), ("slow", 5.0)]
     await scope.aclose()
     assert errors.told == []

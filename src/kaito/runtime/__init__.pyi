@@ -48,7 +48,6 @@ from .errors import LeadershipLost as LeadershipLost
 from .errors import MethodNotAllowed as MethodNotAllowed
 from .errors import NoKindMatch as NoKindMatch
 from .errors import NotAcceptable as NotAcceptable
-from .errors import NotCached as NotCached
 from .errors import NotFound as NotFound
 from .errors import NotImplementedByServer as NotImplementedByServer
 from .errors import OutcomeUnknown as OutcomeUnknown
@@ -56,6 +55,7 @@ from .errors import RequestTooLarge as RequestTooLarge
 from .errors import RuntimeFault as RuntimeFault
 from .errors import ServerTimeout as ServerTimeout
 from .errors import ServiceUnavailable as ServiceUnavailable
+from .errors import StopTimeout as StopTimeout
 from .errors import SyncTimeout as SyncTimeout
 from .errors import TerminalError as TerminalError
 from .errors import TooManyRequests as TooManyRequests
@@ -65,6 +65,8 @@ from .errors import UnsupportedMediaType as UnsupportedMediaType
 from .log import configure_logging as configure_logging
 from .log import get_logger as get_logger
 from .manager.elector import ElectionConfig as ElectionConfig
+from .manager.elector import Fence as Fence
+from .manager.groups import Order as Order
 from .manager.manager import Manager as Manager
 from .manager.manager import ManagerOptions as ManagerOptions
 from .manager.manager import default_identity as default_identity
@@ -182,6 +184,7 @@ __all__ = [
     "EventType",
     "Expired",
     "ExponentialRateLimiter",
+    "Fence",
     "FencedError",
     "FieldSelector",
     "Forbidden",
@@ -199,13 +202,13 @@ __all__ = [
     "MethodNotAllowed",
     "NoKindMatch",
     "NotAcceptable",
-    "NotCached",
     "NotFound",
     "NotImplementedByServer",
     "ObjectMeta",
     "ObjectReference",
     "Operation",
     "OperationResult",
+    "Order",
     "OutcomeUnknown",
     "OwnerReference",
     "PatchType",
@@ -227,6 +230,7 @@ __all__ = [
     "ServiceUnavailable",
     "Source",
     "StaticToken",
+    "StopTimeout",
     "Stored",
     "SyncTimeout",
     "SystemClock",

@@ -25,11 +25,11 @@
     │   └── OutcomeUnknown          no answer to a write: it may or may not have been carried out
     ├── CacheError
     │   ├── CacheNotStarted
-    │   ├── NotCached
     │   └── SyncTimeout
     ├── NoKindMatch                 the server has no such kind (yet)
     ├── ConfigError                 a setting that cannot work; says which and why
     ├── DecodeError                 bytes that are not the object they should be
+    ├── StopTimeout                 parts of the manager did not end when they were told to
     ├── TerminalError               a reconcile failed in a way that trying again cannot mend
     └── FencedError                 a write refused because the leader lease is no longer certain
         └── LeadershipLost          the lease is lost; the process must end
@@ -247,10 +247,6 @@ class CacheNotStarted(CacheError):
     """A cached read before the manager started its informers."""
 
 
-class NotCached(CacheError):
-    """No informer watches this resource in this namespace."""
-
-
 class SyncTimeout(CacheError):
     """Informers did not finish their first list in time; the message names each and its last error."""
 
@@ -265,6 +261,10 @@ class ConfigError(RuntimeFault):
 
 class DecodeError(RuntimeFault):
     """Bytes that are not the object they should be."""
+
+
+class StopTimeout(RuntimeFault):
+    """Parts of the manager did not end within its grace period; the message names them."""
 
 
 class TerminalError(RuntimeFault):

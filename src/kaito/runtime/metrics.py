@@ -185,6 +185,9 @@ class RuntimeMetrics:
             f"{own}_informer_handler_errors_total", "Errors raised by event handlers and index functions", "resource"
         )
         self.loop_lag = gauge(f"{own}_event_loop_lag_seconds", "Longest delay of the event loop in the last seconds")
+        self.runnable_restarts_total = counter(
+            f"{own}_runnable_restarts_total", "Runnables that failed and were started again", "runnable"
+        )
         self.fence_refusals_total = counter(f"{own}_fence_refusals_total", "Writes refused without a certain lease")
 
     def for_controller(self, controller: str, max_concurrent: int) -> ControllerMetrics:

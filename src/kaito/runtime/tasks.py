@@ -45,15 +45,19 @@ class TaskScope:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def stop(self, deadline: float) -> None:
-        """Cancel all tasks and give them until ``deadline``, in the event loop's time, to end; then cancel them again."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            # Without any time left each still gets a moment to learn of the first cancellation before the second one.
-            left = max(_MOMENT, deadline - asyncio.get_running_loop().time())
-            await asyncio.wait(self._tasks, timeout=left)
-        await self.aclose()
+    async def stop(self, deadline: float, last: float) -> set[asyncio.Task[Any]]:
+        """Cancel all tasks; again those that have not ended by ``deadline``. Returns at ``last`` with those that never did.
+
+        Both are in the event loop's time.
+        """
+        loop = asyncio.get_running_loop()
+        for limit in (deadline, last):
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                # Without any time left each still gets a moment to learn of the first cancellation before the second one.
+                await asyncio.wait(self._tasks, timeout=max(_MOMENT, limit - loop.time()))
+        return set(self._tasks)
 
     async def aclose(self) -> None:
         """Cancel all tasks and wait for their end. Safe to call again, and from a task that is being cancelled itself."""

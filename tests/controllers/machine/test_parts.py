@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -28,7 +28,19 @@ from kaito.provisioner import (
     QuotaExceeded,
     Throttled,
 )
-from kaito.runtime import NODES, ConfigError, Event, EventType, Lister, Manager, RestConfig, Stored
+from kaito.runtime import (
+    NODES,
+    ConfigError,
+    Event,
+    EventType,
+    Fence,
+    FencedError,
+    Lister,
+    Manager,
+    RestConfig,
+    Stored,
+    SystemClock,
+)
 from kaito.runtime.cache.store import Store
 
 NOON = datetime(2024, 11, 16, 12, tzinfo=UTC)
@@ -242,16 +254,30 @@ async def test_a_provider_is_closed_after_its_last_call() -> None:
             return self._answer("get")
 
     cloud = Slow(Instance("ws1", InstanceState.RUNNING, "Succeeded", "s", "uid-1"))
-    metered = MeteredProvider(cloud, MachineMetrics(CollectorRegistry()))
-    keeping = asyncio.create_task(metered.keep_open())
+    metered = MeteredProvider(cloud, MachineMetrics(CollectorRegistry()), fence(open_until=float("inf")))
     call = asyncio.create_task(metered.get("ws1"))
     await asyncio.sleep(0)
-    keeping.cancel()
+    closing = asyncio.create_task(metered.aclose())
     await asyncio.sleep(0)
     release.set()
     assert (await call).name == "ws1"
-    await asyncio.wait([keeping])
+    await closing
     assert cloud.closed
+
+
+async def test_a_process_that_may_no_longer_lead_changes_nothing_in_the_cloud() -> None:
+    cloud = Cloud(instance := Instance("ws1", InstanceState.RUNNING, "Succeeded", "s", "uid-1"))
+    metered = MeteredProvider(cloud, MachineMetrics(CollectorRegistry()), fence(open_until=float("-inf")))
+    with pytest.raises(FencedError):
+        await metered.delete(instance)
+    with pytest.raises(FencedError):
+        await metered.create(cast(Any, None))
+    assert cloud.calls == []
+    assert await metered.get("ws1") == instance
+
+
+def fence(open_until: float) -> Fence:
+    return Fence(SystemClock(), lambda: None, valid_until=open_until)
 
 
 class TestSettings:

@@ -9,6 +9,7 @@ Pods are not drained before their node goes: it is cordoned, and the cloud ends 
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from kaito.api.resources import MACHINES
@@ -40,12 +41,12 @@ def setup(manager: Manager, environ: Mapping[str, str]) -> None:
 def add(manager: Manager, provider: CloudProvider, settings: Settings) -> None:
     """Add the controller to ``manager``, which closes ``provider`` when it stops."""
     metrics = MachineMetrics(manager.metrics)
-    metered = MeteredProvider(provider, metrics)
+    metered = MeteredProvider(provider, metrics, manager.fence)
     cache = manager.cache
     cache.add_index(NODES, nodes.POOL_INDEX, nodes.pools_of)
     caches = Caches(machines=cache.lister(MACHINES), nodes=cache.lister(NODES))
     recorder = manager.recorder(NAME)
-    manager.add_runnable("machine cloud provider", metered.keep_open)
+    manager.add_context("machine cloud provider", aclosing(metered))
     manager.add(
         Controller(
             "machine",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from kaito.api.machine import Machine
     from kaito.provisioner import CloudProvider, Instance, InstanceSpec, InstanceType
+    from kaito.runtime import Fence
 
 CONTROLLER = "machine"
 CALL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
@@ -73,17 +74,20 @@ def _provisioner(machine: Machine) -> str:
 
 @final
 class MeteredProvider:
-    """A provider whose calls are counted and measured; that an instance is not there is no error."""
+    """A provider whose calls are counted and measured, and whose writes ask ``fence`` first; that an instance is not there
+    is no error."""
 
-    def __init__(self, provider: CloudProvider, metrics: MachineMetrics) -> None:
+    def __init__(self, provider: CloudProvider, metrics: MachineMetrics, fence: Fence) -> None:
         self.name = provider.name
         self._provider = provider
         self._metrics = metrics
+        self._fence = fence
         self._calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def create(self, spec: InstanceSpec) -> Instance:
+        self._fence.check()
         with self._call("Create"):
             return await self._provider.create(spec)
 
@@ -100,6 +104,7 @@ class MeteredProvider:
             return await self._provider.list()
 
     async def delete(self, instance: Instance) -> None:
+        self._fence.check()
         with self._call("Delete"):
             await self._provider.delete(instance)
 
@@ -109,13 +114,6 @@ class MeteredProvider:
             await self._idle.wait()
         finally:
             await self._provider.aclose()
-
-    async def keep_open(self) -> None:
-        """Run until cancelled, then close."""
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await self.aclose()
 
     @contextmanager
     def _call(self, method: str) -> Iterator[None]:

@@ -11,10 +11,7 @@ event loop is stuck past its lease, so that a frozen leader cannot write after i
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import sys
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +31,7 @@ from kaito.runtime.errors import (
     RuntimeFault,
 )
 from kaito.runtime.log import get_logger
+from kaito.runtime.manager.watchdog import Watchdog
 from kaito.runtime.metrics import RuntimeMetrics
 from kaito.runtime.objects.resource import LEASES
 from kaito.runtime.transport.rest import Pool, Rest
@@ -135,23 +133,26 @@ class LeaseObservation:
 
 @final
 class Fence:
-    """Whether this process may write: only while it is certain to hold the lease."""
+    """Whether this process may write: only while it is certain to hold the lease, or needs none."""
 
-    def __init__(self, clock: Clock, on_refusal: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, on_refusal: Callable[[], None], *, valid_until: float = float("-inf")) -> None:
         self._clock = clock
         self._on_refusal = on_refusal
-        self.valid_until = float("-inf")
+        self._closed = False
+        self.valid_until = valid_until
         """Monotonic time at which the lease runs out for others."""
 
     def extend(self, until: float) -> None:
+        """The lease was taken or renewed."""
         self.valid_until = until
 
     def close(self) -> None:
-        self.valid_until = float("-inf")
+        """No write from now on, whatever the lease says."""
+        self._closed = True
 
     def check(self) -> None:
-        """Raises FencedError unless the lease is certain to be held."""
-        if self._clock.monotonic() >= self.valid_until - FENCE_MARGIN:
+        """Raises FencedError unless the lease is certain to be held. Call it right before a write, also one elsewhere."""
+        if self._closed or self._clock.monotonic() >= self.valid_until - FENCE_MARGIN:
             self._on_refusal()
             raise FencedError("this process is not, or no longer surely, the leader: the write was not sent")
 
@@ -167,19 +168,21 @@ class Elector:
         metrics: RuntimeMetrics,
         *,
         clock: Clock,
-        abort: Callable[[int], Any] = os._exit,
+        abort: Callable[[int], Any] | None = None,
     ) -> None:
+        """``abort`` ends the process once the lease has run out and its loss could not be dealt with in time."""
         self.config = config
         self.fence = Fence(clock, metrics.fence_refusals_total.inc)
         self._rest = rest
         self._clock = clock
         self._abort = abort
+        self._watchdog: Watchdog | None = None
         self._observation = LeaseObservation(config.identity)
         self._metadata: dict[str, Any] = {}
         self._status = metrics.leader.labels(config.name)
         self._slowpath = metrics.leader_slowpath_total.labels(config.name)
         self._status.set(0)
-        self._leading = False
+        self._leading = self._lost = False
 
     @property
     def leading(self) -> bool:
@@ -192,7 +195,9 @@ class Elector:
         return (record.holder_identity or "") if record else ""
 
     def check_health(self) -> None:
-        """Raises FencedError where the lease ran out a while ago and the process still runs."""
+        """Raises FencedError where the lease is lost, or ran out a while ago, and the process still runs."""
+        if self._lost:
+            raise FencedError("the leader lease is lost")
         if self._leading and self._clock.monotonic() > self.fence.valid_until + HEALTH_GRACE:
             raise FencedError("the leader lease has not been renewed")
 
@@ -221,24 +226,42 @@ class Elector:
             await asyncio.sleep(max(_MOMENT, free_in) if 0 < free_in < delay else delay)
 
     async def keep(self) -> None:
-        """Renew until cancelled. Raises LeadershipLost once the renew deadline has passed without a renewal."""
-        watchdog = _Watchdog(self.fence, self._clock, self._abort)
-        watchdog.start()
+        """Renew until cancelled. Raises LeadershipLost once the renew deadline has passed without a renewal.
+
+        A watchdog then still ends the process when the lease runs out for others, unless ``release`` says before that
+        nothing of the leader's is left.
+        """
+        self._watch()
+        renewed = self._clock.monotonic()
         try:
-            renewed = self._clock.monotonic()
             while True:
                 await asyncio.sleep(self.config.retry_period)
                 deadline = renewed + self.config.renew_deadline
-                if await self._renew(deadline):
-                    renewed = self._clock.monotonic()
-                    continue
-                self._lost()
-                raise LeadershipLost(
-                    f"the lease {self.config.namespace}/{self.config.name} could not be renewed within "
-                    f"{self.config.renew_deadline:g} s; held by {self.holder or 'nobody'}"
-                )
-        finally:
-            watchdog.stop()
+                if not await self._renew(deadline):
+                    break
+                renewed = self._clock.monotonic()
+        except asyncio.CancelledError:
+            self.disarm()
+            raise
+        self._leading, self._lost = False, True
+        self.fence.close()
+        self._status.set(0)
+        raise LeadershipLost(
+            f"the lease {self.config.namespace}/{self.config.name} could not be renewed within "
+            f"{self.config.renew_deadline:g} s; held by {self.holder or 'nobody'}"
+        )
+
+    def _watch(self) -> None:
+        if self._watchdog is None:
+            reason = "the leader lease ran out and the event loop has not dealt with it"
+            self._watchdog = Watchdog(reason, lambda: self.fence.valid_until, self._clock, self._abort)
+            self._watchdog.start()
+
+    def disarm(self) -> None:
+        """Somebody else sees to it that this process ends."""
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
 
     async def _renew(self, deadline: float) -> bool:
         while (left := deadline - self._clock.monotonic()) > 0:
@@ -255,21 +278,20 @@ class Elector:
                 await asyncio.sleep(min(left, self.config.retry_period))
         return False
 
-    def _lost(self) -> None:
-        self._leading = False
-        self.fence.close()
-        self._status.set(0)
+    async def release(self, within: float | None = None) -> None:
+        """Nothing of the leader's is left: give the lease back, so that nobody has to wait for it to run out.
 
-    async def release(self) -> None:
-        """Give the lease back, so that nobody has to wait for it to run out; only if it is still ours. Never raises for an
-        unreachable server: the lease then runs out by itself."""
+        Only if it is still ours, and in ``within`` seconds, the renew deadline by default. Never raises for an unreachable
+        server: the lease then runs out by itself.
+        """
+        self.disarm()
         was_leading, self._leading = self._leading, False
         self.fence.close()
         self._status.set(0)
         if not was_leading or not self.config.release_on_exit:
             return
         with suppress(RuntimeFault, TimeoutError):
-            async with asyncio.timeout(self.config.renew_deadline):
+            async with asyncio.timeout(self.config.renew_deadline if within is None else within):
                 while True:
                     await self._read()
                     if not self._observation.mine:
@@ -353,28 +375,3 @@ class Elector:
 def _body(spec: LeaseSpec, metadata: dict[str, Any]) -> bytes:
     lease = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": metadata, "spec": spec}
     return msgspec.json.encode(lease)
-
-
-class _Watchdog:
-    """A thread that ends the process when the lease has run out and the event loop is too stuck to notice."""
-
-    def __init__(self, fence: Fence, clock: Clock, abort: Callable[[int], Any]) -> None:
-        self._fence = fence
-        self._clock = clock
-        self._abort = abort
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="leader-watchdog", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopped.wait(0.25):
-            if self._clock.monotonic() >= self._fence.valid_until and self._fence.valid_until > 0:
-                sys.stderr.write("the event loop did not renew the leader lease in time: ending this process\n")
-                self._abort(1)
-                return

@@ -4,17 +4,19 @@ Start: HTTP servers, webhooks, caches until synced, runnables and controllers th
 process leads, those that only the leader runs. Stop: the reverse, each group given what is left of the grace period to
 finish what it is doing; the lease is released only when nothing that needs it runs any more.
 
-A process that loses its lease ends with an error: it is never demoted and kept.
+A process that loses its lease ends with an error: it is never demoted and kept. One second after its grace period a
+process that has not stopped is ended, by a thread, so that neither a part that does not listen nor a stuck event loop
+keeps it: ``run`` returns before, or never.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -24,10 +26,13 @@ from aiohttp import web
 from kaito.runtime.cache.cache import SYNC_TIMEOUT, Cache, describe_unsynced
 from kaito.runtime.clock import Clock, SystemClock
 from kaito.runtime.control.controller import Controller, ControllerRun
-from kaito.runtime.errors import CacheError, ConfigError, LeadershipLost
+from kaito.runtime.errors import CacheError, ConfigError, LeadershipLost, StopTimeout
 from kaito.runtime.log import get_logger
-from kaito.runtime.manager.elector import ElectionConfig, Elector
-from kaito.runtime.manager.recorder import EventRecorder, EventWriter
+from kaito.runtime.manager import watchdog
+from kaito.runtime.manager.elector import ElectionConfig, Elector, Fence
+from kaito.runtime.manager.groups import Group, Order, Run, Supervisor
+from kaito.runtime.manager.recorder import FLUSH_TIME, EventRecorder, EventWriter
+from kaito.runtime.manager.watchdog import Watchdog
 from kaito.runtime.metrics import RuntimeMetrics
 from kaito.runtime.serving.authfilter import AccessFilter
 from kaito.runtime.serving.certificates import Certificates, CertificateWatcher
@@ -41,6 +46,8 @@ from kaito.runtime.transport.rest import Rest
 
 LAG_PERIOD = 0.5
 """Seconds between two measurements of the event loop's lag."""
+STOP_MARGIN = 1.0
+"""Seconds after the grace period at which a process that still runs is ended; half of it is for what was cancelled."""
 
 _log = get_logger("manager")
 
@@ -58,7 +65,7 @@ class ManagerOptions:
     election: ElectionConfig | None = None
     """None: this process leads from the start."""
     grace_period: float = 30.0
-    """Seconds for reconciles in progress to end when the manager stops."""
+    """Seconds for reconciles in progress to end when the manager stops. One second later the process is ended."""
     sync_timeout: float = SYNC_TIMEOUT
 
 
@@ -98,12 +105,18 @@ class Manager:
         self.runtime_metrics = RuntimeMetrics()
         self.rest = Rest(config, self.runtime_metrics, clock=self.clock)
         self.cache = Cache(self.rest, self.runtime_metrics, clock=self.clock)
-        self._elector: Elector | None = None
         election = self.options.election
-        if election is not None:
-            self._elector = Elector(election, self.rest, self.runtime_metrics, clock=self.clock)
-        fence = self._elector.fence.check if self._elector else lambda: None
-        self.client = Client(self.rest, fence=fence, observer=self.cache)
+        metrics = self.runtime_metrics
+        self._elector = Elector(election, self.rest, metrics, clock=self.clock) if election else None
+        self.fence = (
+            self._elector.fence
+            if self._elector
+            else Fence(self.clock, metrics.fence_refusals_total.inc, valid_until=float("inf"))
+        )
+        """Whether this process may write; ``client`` asks it. Ask it before each write to another system, too."""
+        self.client = Client(self.rest, fence=self.fence.check, observer=self.cache)
+        self.unfenced_client = Client(self.rest, observer=self.cache)
+        """For controllers and runnables that run without leading: its writes do not ask ``fence``."""
         self.discovery = Discovery(self.rest, clock=self.clock)
         self._writer = EventWriter(self.client, self.clock, election.identity if election else default_identity())
         self._health = Checks("/healthz", self._check_failed)
@@ -111,11 +124,13 @@ class Manager:
         if self._elector is not None:
             self._health.add("leader", self._elector.check_health)
         self._ready.add("informer-sync", self._check_synced)
+        self._supervisor = Supervisor(metrics)
+        self._ready.add("runnables", self._supervisor.check)
         self._names: set[str] = set()
         self._added_servers: dict[str, Server] = {}
         self._certificates: Certificates | None = None
-        self._everywhere = _Group()
-        self._leader_only = _Group()
+        self._everywhere = Group(self._failed)
+        self._leader_only = Group(self._failed)
         self._stopping = asyncio.Event()
         self._failures: list[tuple[str, BaseException]] = []
         self._ran = False
@@ -147,11 +162,30 @@ class Manager:
         self._group(controller.needs_leader).add(f"controller {controller.name}", run.run)
 
     def add_runnable(
-        self, name: str, run: Callable[[], Coroutine[Any, Any, None]], *, needs_leader: bool = True
+        self,
+        name: str,
+        run: Run,
+        *,
+        needs_leader: bool = True,
+        order: Order = Order.WITH,
+        supervised: bool = True,
     ) -> None:
-        """Run ``run`` until the manager stops, which cancels it; an error ends the manager. It may return early."""
+        """Run ``run`` until the manager stops, which cancels it. It may return early.
+
+        Where it fails it is started again, after longer and longer pauses, counted by a metric and shown by the readiness
+        check ``runnables``; without ``supervised`` an error ends the manager.
+        """
         self._claim(name)
-        self._group(needs_leader).add(name, run)
+        self._group(needs_leader).add(name, self._supervisor.supervised(name, run) if supervised else run, order)
+
+    def add_context(self, name: str, context: AbstractAsyncContextManager[Any], *, needs_leader: bool = True) -> None:
+        """Hold ``context`` open for what runs: entered before the controllers and runnables of its group start, left when
+        all of them have ended.
+
+        It is the place for what they share, such as the connections to another system. An error in it ends the manager.
+        """
+        self._claim(name)
+        self._group(needs_leader).enter(name, context)
 
     def add_server(self, name: str, server: Server) -> None:
         """Serve from before the caches start until after they have stopped: webhooks may be needed for them to sync.
@@ -173,7 +207,7 @@ class Manager:
             )
         self._names.add(name)
 
-    def _group(self, needs_leader: bool) -> _Group:
+    def _group(self, needs_leader: bool) -> Group:
         return self._leader_only if needs_leader else self._everywhere
 
     def stop(self) -> None:
@@ -222,7 +256,7 @@ class Manager:
 
     def _signalled(self, number: int) -> None:
         if self._stopping.is_set():
-            os._exit(1)
+            watchdog.end_process(1)
         _log.info("stopping", signal=signal.Signals(number).name)
         self.stop()
 
@@ -246,11 +280,11 @@ class Manager:
             background.start(f"server {name}", added.run())
         self.cache.start(informers)
         await self.cache.wait_synced(self.options.sync_timeout)
-        self._everywhere.start(self._failed)
+        await self._everywhere.start()
         if self._elector is not None:
             await self._elector.acquire()
             background.start("leader election", self._elector.keep())
-        self._leader_only.start(self._failed)
+        await self._leader_only.start()
         self.elected.set()
         _log.info("started", controllers=sorted(self._names))
 
@@ -266,20 +300,51 @@ class Manager:
             task.cancel()
         await asyncio.wait({main, stopping})
         lost = any(isinstance(error, LeadershipLost) for _, error in self._failures)
-        deadline = asyncio.get_running_loop().time() + (0.0 if lost else self.options.grace_period)
-        await self._everywhere.stop(deadline)
-        await self._leader_only.stop(deadline)
-        if not lost:
-            await self._writer.flush()
-        await informers.aclose()
-        await background.aclose()
-        if self._elector is not None:
-            await self._elector.release()
-        for added in reversed(self._added_servers.values()):
-            await added.stop()
-        for server in reversed(servers):
-            await server.stop()
-        await self.rest.aclose()
+        grace = 0.0 if lost else self.options.grace_period
+        end = self.clock.monotonic() + grace + STOP_MARGIN
+        ending = Watchdog("the manager did not stop in time", lambda: end, self.clock)
+        ending.start()
+        try:
+            left = await self._stop_parts(grace)
+            if not lost and not left:
+                await self._writer.flush(min(FLUSH_TIME, self._time_until(end)))
+            self.fence.close()
+            await informers.aclose()
+            await background.aclose()
+            if self._elector is not None:
+                # With something of the leader's left, the lease runs out by itself, after this process has ended.
+                self._elector.disarm()
+                if not left:
+                    await self._elector.release(self._time_until(end))
+            for added in reversed(self._added_servers.values()):
+                await added.stop()
+            for server in reversed(servers):
+                await server.stop()
+            await self.rest.aclose()
+        except BaseException:
+            ending.stop()
+            raise
+        if not left:
+            ending.stop()
+            return
+        # They may still act: the process ends unless they do, whatever becomes of ``run``'s caller.
+        _when_done(left, ending.stop)
+        names = ", ".join(sorted(task.get_name() for task in left))
+        self._failed("stop", StopTimeout(f"did not end within {grace:g} s and after being cancelled: {names}"))
+
+    def _time_until(self, end: float) -> float:
+        """Seconds; also where there are none, something has to be tried."""
+        return max(STOP_MARGIN / 2, end - self.clock.monotonic())
+
+    async def _stop_parts(self, grace: float) -> set[asyncio.Task[Any]]:
+        """What has not ended although it was cancelled."""
+        deadline = asyncio.get_running_loop().time() + grace
+        everywhere, leaders = self._everywhere, self._leader_only
+        tiers = [(everywhere, Order.AFTER), (everywhere, Order.WITH), *((leaders, order) for order in reversed(Order))]
+        left: set[asyncio.Task[Any]] = set()
+        for group, order in [*tiers, (everywhere, Order.BEFORE)]:
+            left |= await group.stop(order, deadline, deadline + STOP_MARGIN / 2)
+        return left
 
     def _servers(self) -> list[HttpServer]:
         servers = []
@@ -335,28 +400,13 @@ class Manager:
         _log.info("a health check failed", check=name, error=str(error))
 
 
-@final
-class _Group:
-    """Runnables that start and stop together."""
+def _when_done(tasks: set[asyncio.Task[Any]], act: Callable[[], None]) -> None:
+    left = set(tasks)
 
-    def __init__(self) -> None:
-        self._waiting: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = []
-        self._tasks: TaskScope | None = None
+    def done(task: asyncio.Task[Any]) -> None:
+        left.discard(task)
+        if not left:
+            act()
 
-    def add(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        if self._tasks is not None:
-            self._tasks.start(name, run())
-        else:
-            self._waiting.append((name, run))
-
-    def start(self, on_error: Callable[[str, BaseException], None]) -> None:
-        self._tasks = TaskScope(on_error)
-        for name, run in self._waiting:
-            self._tasks.start(name, run())
-        self._waiting.clear()
-
-    async def stop(self, deadline: float) -> None:
-        """Ask all to end; those that have not by ``deadline`` (event loop time) are cancelled where they stand."""
-        if self._tasks is None:
-            return
-        await self._tasks.stop(deadline)
+    for task in tasks:
+        task.add_done_callback(done)

@@ -160,10 +160,10 @@ class EventWriter:
             if not self._pending:
                 self._idle.set()
 
-    async def flush(self) -> None:
-        """Wait until all that was recorded is written, but not for long."""
+    async def flush(self, within: float = FLUSH_TIME) -> None:
+        """Wait until all that was recorded is written, but at most ``within`` seconds."""
         try:
-            async with asyncio.timeout(FLUSH_TIME):
+            async with asyncio.timeout(within):
                 await self._idle.wait()
         except TimeoutError:
             _log.warning("gave up writing events", left=len(self._pending))
