@@ -11,7 +11,7 @@ from typing import Any
 import uvloop
 
 from kaito.runtime import CONFIG_MAPS, Cache, Controller, Key, Request, Rest, RestConfig, RuntimeMetrics
-from kaito.runtime.control.controller import ControllerRun
+from kaito.runtime.control.run import ControllerRun
 from kaito.runtime.control.workqueue import WorkQueue
 
 _KEYS = 200_000

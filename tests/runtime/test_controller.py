@@ -135,7 +135,7 @@ async def test_what_was_there_comes_after_what_happens_now(
         return [Key(namespace, f"for-{stored.key.name}")] if stored.key.name.startswith("s") else []
 
     reconciler = Recording(wait)
-    controller = Controller("test", reconciler, watches=[Watch(SECRETS, to=mapped, namespace=namespace)])
+    controller = Controller("test", reconciler, watches=[Watch(SECRETS, to=mapped, namespaces=[namespace])])
     async with running(control_plane, controller) as manager:
         await began.wait()
 
@@ -179,7 +179,7 @@ async def test_a_requeued_key_keeps_its_priority_unless_the_result_says_otherwis
             Watch(
                 CONFIG_MAPS,
                 lambda stored: [stored.key],
-                namespace=namespace,
+                namespaces=[namespace],
                 predicate=lambda event: event.current.key.name in "abc",
             )
         ],

@@ -223,7 +223,7 @@ async def test_an_own_write_is_readable_before_the_call_returns(rest: Rest, name
     metrics = RuntimeMetrics()
     cache = Cache(rest, metrics)
     client = Client(rest, observer=cache)
-    lister = cache.lister(CONFIG_MAPS, namespace=namespace)
+    lister = cache.lister(CONFIG_MAPS, namespaces=[namespace])
     with pytest.raises(CacheNotStarted):
         lister.get("a", namespace)
     errors: list[tuple[str, BaseException]] = []

@@ -135,7 +135,7 @@ async def test_owned_and_watched_objects_lead_to_their_owner(
             reconciler,
             CONFIG_MAPS,
             owns=[SECRETS],
-            watches=[Watch(LEASES, to=named, namespace=namespace)],
+            watches=[Watch(LEASES, to=named, namespaces=[namespace])],
             predicate=only(namespace),
         )
     )

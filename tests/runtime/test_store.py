@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from kaito.runtime import PODS, CacheError, CacheNotStarted, EventType, Key, Lister, Stored
 from kaito.runtime.cache.store import Store
@@ -178,18 +178,20 @@ def test_an_index_added_late_covers_what_is_stored_and_empties_without_leaks(sto
     for number in range(100):
         store.upsert(make(f"p{number}", number + 1, labels={"node": str(number)}))
     store.add_index("node", lambda stored: [stored.labels["node"]])
-    assert [stored.key.name for stored in store.by_index("node", "7")] == ["p7"]
+    lister: Lister[Any] = Lister(store, lambda: None)
+    assert [stored.key.name for stored in lister.by_index("node", "7")] == ["p7"]
     store.upsert(make("p7", 500, labels={"node": "8"}))
-    assert store.by_index("node", "7") == ()
-    assert {stored.key.name for stored in store.by_index("node", "8")} == {"p7", "p8"}
+    assert lister.by_index("node", "7") == []
+    assert {stored.key.name for stored in lister.by_index("node", "8")} == {"p7", "p8"}
+    index = store.indexes.named("node")
     for number in range(100):
         store.remove(make(f"p{number}", 1000 + number, labels={"node": "x"}))
-    assert store._indexes == {"node": {}}
+    assert len(index) == 0
     assert store.bytes == 0
     with pytest.raises(ValueError, match="already has an index"):
         store.add_index("node", lambda stored: [])
     with pytest.raises(KeyError):
-        store.by_index("other", "x")
+        lister.by_index("other", "x")
 
 
 def test_an_index_function_that_fails_does_not_lose_the_object() -> None:
@@ -235,6 +237,8 @@ class ServerAndStore(RuleBasedStateMachine):
         self.stream: list[tuple[str, Stored[Any]]] = []
         self.answers: list[Stored[Any]] = []
         self.seen: dict[str, int] = {}
+        self.backups: list[tuple[int, dict[str, Stored[Any]]]] = []
+        self.rewinding = False
         self.view: dict[Key, Stored[Any]] = {}
 
     def note(self, event: Any) -> None:
@@ -246,7 +250,7 @@ class ServerAndStore(RuleBasedStateMachine):
             self.view[key] = event.new
         elif event.type is EventType.UPDATED:
             assert self.view[key] is event.old
-            assert event.new.revision > event.old.revision
+            assert self.rewinding or event.new.revision > event.old.revision
             self.view[key] = event.new
         else:
             del self.view[key]
@@ -287,9 +291,28 @@ class ServerAndStore(RuleBasedStateMachine):
     @rule()
     def relist(self) -> None:
         self.stream.clear()
-        for event in self.store.replace({stored.key: stored for stored in self.server.values()}, str(self.version)):
+        listed = {stored.key: stored for stored in self.server.values()}
+        for event in self.store.replace(listed, str(self.version), known=self.store.newest):
             self.note(event)
         self.converged()
+
+    @rule()
+    def back_up(self) -> None:
+        self.backups.append((self.version, dict(self.server)))
+
+    @precondition(lambda self: self.backups)
+    @rule(data=st.data())
+    def restore(self, data: st.DataObject) -> None:
+        """etcd is restored: everything since is gone, and its versions are given again, to other writes."""
+        at = data.draw(st.integers(0, len(self.backups) - 1))
+        self.version, server = self.backups[at]
+        self.server = dict(server)
+        del self.backups[at + 1 :]
+        self.answers.clear()
+        self.seen.clear()
+        self.rewinding = True
+        self.relist()
+        self.rewinding = False
 
     def converged(self) -> None:
         assert {key: stored.revision for key, stored in self.view.items()} == {
@@ -300,8 +323,9 @@ class ServerAndStore(RuleBasedStateMachine):
     def handlers_and_store_agree(self) -> None:
         assert {stored.key: stored for stored in self.store.snapshot()} == self.view
         assert self.store.bytes == sum(len(stored.data) for stored in self.view.values())
-        indexed = {key for keys in self.store._indexes["uid"].values() for key in keys}
+        indexed = {key for stored in self.view.values() for key in self.store.indexes.named("uid").keys(stored.uid)}
         assert indexed == set(self.view)
+        assert len(self.store.indexes.named("uid")) == len(self.view)
 
     @invariant()
     def nothing_goes_back(self) -> None:

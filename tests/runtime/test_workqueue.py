@@ -174,7 +174,7 @@ async def test_the_queue_holds_no_reference_to_what_was_taken() -> None:
 
 
 def test_low_priority_keys_age_until_they_are_served() -> None:
-    queue: PriorityQueue[str] = PriorityQueue(ageing_step=1.0)
+    queue: PriorityQueue[str] = PriorityQueue(ageing=100.0)
     queue.add("old", 0.0, priority=LOW_PRIORITY)
     served_at = None
     for second in range(200):
@@ -196,7 +196,7 @@ class QueueModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue: PriorityQueue[int] = PriorityQueue(ageing_step=float("inf"))
+        self.queue: PriorityQueue[int] = PriorityQueue(ageing=float("inf"))
         self.now = 0.0
         self.order = 0
         self.ready: dict[int, tuple[int, int]] = {}

@@ -185,11 +185,11 @@ async def _watching(story: _Story, config: RestConfig, ready: asyncio.Event) -> 
         ):
             tell(f"event             {body['reason']}: {body.get('note', '')}")
 
-    cache.informer(WORKSPACES).add_handler(conditions("workspace"))
-    cache.informer(MACHINES).add_handler(conditions("machine"))
-    cache.informer(NODES).add_handler(node)
-    cache.informer(PODS).add_handler(pod)
-    cache.informer(EVENTS).add_handler(record)
+    cache.informer(WORKSPACES).add_handler(conditions("workspace"), WORKSPACES)
+    cache.informer(MACHINES).add_handler(conditions("machine"), MACHINES)
+    cache.informer(NODES).add_handler(node, NODES)
+    cache.informer(PODS).add_handler(pod, PODS)
+    cache.informer(EVENTS).add_handler(record, EVENTS)
     cache.start(tasks)
     try:
         await cache.wait_synced(30.0)

@@ -1,6 +1,7 @@
 """The types of ``kaito.runtime``: which name is in which room."""
 
 from .cache.cache import Cache as Cache
+from .cache.lister import Lister as Lister
 from .cache.predicates import all_of as all_of
 from .cache.predicates import annotations_changed as annotations_changed
 from .cache.predicates import any_of as any_of
@@ -10,21 +11,23 @@ from .cache.predicates import labels_changed as labels_changed
 from .cache.predicates import matches_labels as matches_labels
 from .cache.predicates import negate as negate
 from .cache.predicates import resource_version_changed as resource_version_changed
-from .cache.store import Lister as Lister
 from .clock import Clock as Clock
 from .clock import SystemClock as SystemClock
 from .clock import format_micro_time as format_micro_time
 from .clock import format_time as format_time
 from .clock import parse_time as parse_time
 from .control.controller import Controller as Controller
-from .control.controller import Mapper as Mapper
+from .control.controller import Scoped as Scoped
 from .control.controller import Watch as Watch
 from .control.controller import owner_keys as owner_keys
+from .control.mapping import Mapper as Mapper
 from .control.ratelimit import ExponentialRateLimiter as ExponentialRateLimiter
 from .control.ratelimit import RateLimiter as RateLimiter
 from .control.reconcile import Reconciler as Reconciler
 from .control.reconcile import Request as Request
 from .control.reconcile import Result as Result
+from .control.run import ControllerRun as ControllerRun
+from .control.run import Subscription as Subscription
 from .control.sources import SINGLETON as SINGLETON
 from .control.sources import Channel as Channel
 from .control.sources import Poll as Poll
@@ -108,6 +111,7 @@ from .objects.stored import OwnerReference as OwnerReference
 from .objects.stored import Stored as Stored
 from .objects.stored import metadata_resource as metadata_resource
 from .objects.stored import owner_reference as owner_reference
+from .objects.transforms import DropFields as DropFields
 from .serving.certificates import Certificates as Certificates
 from .serving.certificates import CertificateWatcher as CertificateWatcher
 from .serving.selfsigned import SelfSignedCertificates as SelfSignedCertificates
@@ -175,9 +179,11 @@ __all__ = [
     "ConfigError",
     "Conflict",
     "Controller",
+    "ControllerRun",
     "DecodeError",
     "Defaulter",
     "Discovery",
+    "DropFields",
     "ElectionConfig",
     "Event",
     "EventRecorder",
@@ -225,6 +231,7 @@ __all__ = [
     "Result",
     "RuntimeFault",
     "RuntimeMetrics",
+    "Scoped",
     "SelfSignedCertificates",
     "ServerTimeout",
     "ServiceUnavailable",
@@ -232,6 +239,7 @@ __all__ = [
     "StaticToken",
     "StopTimeout",
     "Stored",
+    "Subscription",
     "SyncTimeout",
     "SystemClock",
     "TaskScope",

@@ -18,6 +18,8 @@ class ReconcileScope(NamedTuple):
     namespace: str
     name: str
     reconcile_id: str
+    writes: set[str]
+    """What the reconcile has written so far: resource versions, and the uids of what it deleted."""
 
 
 # The values of local variables, which structlog shows by default, hold credentials and the content of Secrets.

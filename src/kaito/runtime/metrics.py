@@ -31,6 +31,7 @@ SIZE_BUCKETS = tuple(
 )
 DURATION_BUCKETS = tuple(1e-8 * 10**n for n in range(12))
 """Upper bounds in seconds of the queue's histograms; same as controller-runtime's."""
+LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 MAX_PRIORITY_LABELS = 25
 """Priorities that get a label value of their own; deeper ones share ``exceeded_cardinality_limit``."""
 
@@ -185,8 +186,16 @@ class RuntimeMetrics:
             f"{own}_informer_handler_errors_total", "Errors raised by event handlers and index functions", "resource"
         )
         self.loop_lag = gauge(f"{own}_event_loop_lag_seconds", "Longest delay of the event loop in the last seconds")
+<<<<<<< HEAD
         self.runnable_restarts_total = counter(
             f"{own}_runnable_restarts_total", "Runnables that failed and were started again", "runnable"
+=======
+        self.loop_lag_seconds = histogram(
+            f"{own}_event_loop_delay_seconds", "Delays of the event loop, measured 20 times a second", LAG_BUCKETS
+        )
+        self.loop_holds_total = counter(
+            f"{own}_event_loop_holds_total", "Times that one piece of work held the event loop over 100 ms", "holder"
+>>>>>>> 932e78c (Runtime: one budget of the event loop for all long work, listers with indexes, one informer a resource and scope, rewound histories, mappers tried again, scoped controllers that can be stopped)
         )
         self.fence_refusals_total = counter(f"{own}_fence_refusals_total", "Writes refused without a certain lease")
 
@@ -196,6 +205,10 @@ class RuntimeMetrics:
     def watch_queue(self, controller: str, statistics: Callable[[], QueueStatistics]) -> None:
         """Report the queue of ``controller`` from now on."""
         self._queues.sources[controller] = statistics
+
+    def forget_queue(self, controller: str) -> None:
+        """The queue of ``controller`` is no more."""
+        self._queues.sources.pop(controller, None)
 
 
 @final

@@ -53,7 +53,7 @@ class SimulatedLogs:
             if event.type is EventType.DELETED or held is None or not c.is_running(held):
                 over.set()
 
-        registration = self._cache.informer(PODS).add_handler(look)
+        registration = self._cache.informer(PODS).add_handler(look, PODS)
         try:
             await over.wait()
         finally:

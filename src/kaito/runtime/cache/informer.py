@@ -1,30 +1,34 @@
 """An informer: keeps a store equal to what the server has, and tells handlers of every change, in order.
 
-The event loop is the lock: an event is decoded, applied, indexed and handed to the handlers in one step. Large lists are
-applied in slices of a few milliseconds, so that leader election and probes are not kept waiting.
+The event loop is the lock: an event is decoded, applied, indexed and handed to the handlers in one step. Between two events
+the informer gives way to the rest of the process, however long the list that it applies or repeats.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar, final
 
 import msgspec
 
+from kaito.runtime.cache.indexes import IndexFunction
+from kaito.runtime.cache.lister import Lister
 from kaito.runtime.cache.reflector import ReflectorMachine, Step, StepKind, StreamedVersions, Timeout, streams_no_lists
-from kaito.runtime.cache.store import IndexFunction, Lister, Store
+from kaito.runtime.cache.store import Store
 from kaito.runtime.clock import Clock, SystemClock
 from kaito.runtime.errors import UNDECODABLE, ApiError, DecodeError, InternalError, RuntimeFault
+from kaito.runtime.fairness import BUDGET, LoopBudget
 from kaito.runtime.log import get_logger
 from kaito.runtime.metrics import RuntimeMetrics
 from kaito.runtime.objects.events import Event, EventType, Handler
 from kaito.runtime.objects.resource import Key, Resource
 from kaito.runtime.objects.selectors import FieldSelector, LabelSelector
 from kaito.runtime.objects.stored import Stored, revision
+from kaito.runtime.objects.transforms import Transform
 from kaito.runtime.transport.pager import list_pages
 from kaito.runtime.transport.rest import Rest, Stream
 
@@ -37,8 +41,6 @@ INITIAL_IDLE_DEADLINE = 30.0
 """Seconds of silence in the initial part of a streaming list after which a plain list is tried."""
 DEADLINE_GRACE = 30.0
 """Seconds past the timeout asked of the server after which the client ends the watch itself."""
-SLICE = 0.01
-"""Seconds of applying a list between two turns of the event loop."""
 
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
@@ -110,18 +112,54 @@ class InformerStatus:
     restarts: Mapping[str, int]
 
 
-@dataclass(slots=True, eq=False)
+@final
 class Registration:
-    """A handler's place at an informer."""
+    """A handler's place at an informer.
 
-    handler: Handler
-    _remove: Callable[[Registration], None]
-    active: bool = True
+    What is in the store when it registers is handed over in slices, object by object; an event of an object that is yet to
+    be handed over is its addition, so that the handler sees each object's story in order.
+    """
+
+    __slots__ = ("_done", "_pending", "_unregister", "handler", "resource")
+
+    def __init__(
+        self,
+        handler: Handler,
+        resource: Resource[Any],
+        there: Iterable[Stored[Any]],
+        unregister: Callable[[Registration], None],
+    ) -> None:
+        self.handler: Handler | None = handler
+        self.resource = resource
+        self._pending = {stored.key: stored for stored in there}
+        self._unregister = unregister
+        self._done = asyncio.Event()
 
     def remove(self) -> None:
         """The handler is not called again. Idempotent."""
-        self.active = False
-        self._remove(self)
+        self.handler = None
+        self._pending.clear()
+        self._done.set()
+        self._unregister(self)
+
+    async def caught_up(self) -> None:
+        """Return once everything that was there has been handed over, or it has been removed."""
+        await self._done.wait()
+
+    def told(self, event: Event[Any]) -> Event[Any] | None:
+        """What the handler is to hear of a change."""
+        if self._pending and self._pending.pop(event.current.key, None) is not None:
+            if event.type is EventType.DELETED:
+                return None
+            event = Event(EventType.ADDED, new=event.new)
+        return event.read_as(self.resource)
+
+    def next(self) -> Event[Any] | None:
+        """The next object to hand over; None once there is none left."""
+        for key in self._pending:
+            return Event(EventType.ADDED, new=self._pending.pop(key), initial=True).read_as(self.resource)
+        self._done.set()
+        return None
 
 
 @dataclass(slots=True)
@@ -152,9 +190,13 @@ class Informer(Generic[T]):
         clock: Clock | None = None,
         machine: ReflectorMachine | None = None,
         idle_deadline: float = IDLE_DEADLINE,
+        budget: LoopBudget | None = None,
+        transform: Transform | None = None,
     ) -> None:
         self.resource = resource
         self.scope = scope or Scope()
+        self._budget = budget or LoopBudget()
+        self._transform = transform
         self._rest = rest
         self._metrics = metrics
         self._clock = clock or SystemClock()
@@ -173,25 +215,55 @@ class Informer(Generic[T]):
 
     # For readers and handlers
 
+    @property
+    def store(self) -> Store[T]:
+        """What it holds, for a ``Lister``."""
+        return self._store
+
+    @property
+    def running(self) -> bool:
+        return self._running
+
     def lister(self, check: Callable[[], None]) -> Lister[T]:
         """Cached reads; ``check`` raises where they are not possible yet."""
-        return Lister(self._store, check)
+        return Lister(self._store, check, on_skipped=self.skipped)
+
+    def widen(self, resource: Resource[Any]) -> None:
+        """Hold whole objects instead of their metadata. Before it runs."""
+        self.resource = self._store.resource = resource
 
     def add_index(self, name: str, function: IndexFunction) -> None:
         self._store.add_index(name, function)
 
-    def add_handler(self, handler: Handler) -> Registration:
-        """Tell ``handler`` of everything in the store as ``initial`` additions, now, and of every change from then on."""
-        registration = Registration(handler, self._unregister)
-        for stored in self._store.snapshot():
-            self._call(registration, Event(EventType.ADDED, new=stored, initial=True))
+    def add_handler(self, handler: Handler, resource: Resource[Any] | None = None) -> Registration:
+        """Tell ``handler`` of everything in the store as ``initial`` additions, and of every change from now on.
+
+        It reads the objects as ``resource`` does. A large store is handed over in slices, the first of them now:
+        ``Registration.caught_up``.
+        """
+        registration = Registration(handler, resource or self.resource, self._store.snapshot(), self._unregister)
         self._registrations.append(registration)
+        self._hand_over(registration)
         return registration
 
-    def resync(self, registration: Registration) -> None:
+    def _hand_over(self, registration: Registration) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + BUDGET
+        while (event := registration.next()) is not None:
+            self._call(registration, event)
+            if loop.time() >= end:
+                loop.call_soon(self._hand_over, registration)
+                return
+
+    async def resync(self, registration: Registration) -> None:
         """Remind one handler of every object, as updates in which nothing changed."""
-        for stored in self._store.snapshot():
-            self._call(registration, Event(EventType.UPDATED, old=stored, new=stored, resync=True))
+        for known in self._store.snapshot():
+            await self._budget.give_way()
+            stored = self._store.get(known.key)
+            if stored is not None:
+                event = registration.told(Event(EventType.UPDATED, old=stored, new=stored, resync=True))
+                if event is not None:
+                    self._call(registration, event)
 
     @property
     def synced(self) -> bool:
@@ -224,8 +296,8 @@ class Informer(Generic[T]):
     # Own writes
 
     def written(self, data: bytes) -> None:
-        """The answer to a write of this process; see ``Store.inject``."""
-        stored = Stored(self.resource, data)
+        """The answer to a write of this process; see ``Store.inject``. Raises DecodeError."""
+        stored = self._read(data)
         if not self.scope.covers(stored):
             return
         self._dispatch(self._store.inject(stored))
@@ -289,6 +361,7 @@ class Informer(Generic[T]):
     async def _list(self, step: Step) -> None:
         listed: dict[Key, Stored[T]] = {}
         version, paged = "", False
+        known = self._known(step)
         pages = list_pages(
             self._rest,
             self.resource,
@@ -306,28 +379,25 @@ class Informer(Generic[T]):
                     stored = self._decode(bytes(item))
                     if stored is not None:
                         listed[stored.key] = self._store.shared(stored)
+                    await self._budget.give_way()
                 version, paged = page.resource_version, page.paged
-                await asyncio.sleep(0)
-        await self._replace(listed, version)
+        await self._replace(listed, version, known)
         self._machine.listed(version, paged=paged)
 
-    async def _replace(self, listed: Mapping[Key, Stored[T]], version: str) -> None:
-        initial = not self.synced
-        await self._apply(self._store.replace(listed, version), initial)
-        self._last_event = self._clock.monotonic()
-        self._healthy()
-        self._synced.set()
+    def _known(self, step: Step) -> int | None:
+        """What a list that is asked for now cannot be older than; None where it may be outdated."""
+        return None if step.resource_version else self._store.newest
 
-    async def _apply(self, events: Iterator[Event[T]], initial: bool) -> None:
-        loop = asyncio.get_running_loop()
-        slice_end = loop.time() + SLICE
-        for event in events:
+    async def _replace(self, listed: Mapping[Key, Stored[T]], version: str, known: int | None) -> None:
+        initial = not self.synced
+        for event in self._store.replace(listed, version, known=known):
             if initial and event.type is EventType.ADDED:
                 event = Event(EventType.ADDED, new=event.new, initial=True)
             self._dispatch(event)
-            if loop.time() >= slice_end:
-                await asyncio.sleep(0)
-                slice_end = loop.time() + SLICE
+            await self._budget.give_way()
+        self._last_event = self._clock.monotonic()
+        self._healthy()
+        self._synced.set()
 
     async def _watch(self, progress: _Progress) -> None:
         step = progress.step
@@ -343,6 +413,7 @@ class Informer(Generic[T]):
             query |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
             staging = {}
             self._phase = Phase.LISTING
+        known = self._known(step)
         hard_deadline = asyncio.get_running_loop().time() + step.timeout + DEADLINE_GRACE
         accept = _METADATA if self.resource.metadata_only else "application/json"
         async with self._rest.stream(self.resource.path(self.scope.namespace), query, accept=accept) as stream:
@@ -350,21 +421,18 @@ class Informer(Generic[T]):
                 self._phase = Phase.WATCHING
                 self._healthy()
             while (lines := await self._lines(stream, progress, staging is not None, hard_deadline)) is not None:
-                slice_end = asyncio.get_running_loop().time() + SLICE
                 for line in lines:
                     if staging is not None:
                         version = self._stage(line, staging, progress)
                         if version is not None:
-                            await self._replace(staging, version)
+                            await self._replace(staging, version, known)
                             self._machine.listed(version)
                             progress.versions = StreamedVersions(version)
                             staging = None
                             self._phase = Phase.WATCHING
                     else:
                         self._on_line(line, progress)
-                    if asyncio.get_running_loop().time() >= slice_end:
-                        await asyncio.sleep(0)
-                        slice_end = asyncio.get_running_loop().time() + SLICE
+                    await self._budget.give_way()
 
     async def _lines(
         self, stream: Stream, progress: _Progress, initial: bool, hard_deadline: float
@@ -437,26 +505,50 @@ class Informer(Generic[T]):
         except UNDECODABLE as error:
             raise DecodeError(f"the watch of {self._label} sent a bookmark without a version: {error}") from error
 
+    def _read(self, data: bytes) -> Stored[T]:
+        return Stored(self.resource, data if self._transform is None else self._transform(data))
+
     def _decode(self, data: bytes) -> Stored[T] | None:
         """One object; None, counted and logged, for one that is not of this kind: it must not blind the informer."""
         try:
-            return Stored(self.resource, data)
+            return self._read(data)
         except DecodeError as error:
-            self._metrics.decode_errors_total.labels(self._label).inc()
-            text = str(error)
-            if text not in self._reported:
-                self._reported.add(text)
-                _log.warning("skipped an object", resource=self._label, error=text)
+            self.skipped(error)
             return None
+
+    def skipped(self, error: DecodeError) -> None:
+        """An object was left out, because it is not what it should be."""
+        self._metrics.decode_errors_total.labels(self._label).inc()
+        text = str(error)
+        if text not in self._reported:
+            self._reported.add(text)
+            _log.warning("skipped an object", resource=self._label, error=text)
 
     def _dispatch(self, event: Event[T] | None) -> None:
         if event is None:
             return
-        for registration in tuple(self._registrations):
-            if registration.active:
-                self._call(registration, event)
+        old, new = event.old, event.new
+        if old is not None and new is not None and old.uid != new.uid:
+            self._tell(Event(EventType.DELETED, old=old, final_state_unknown=True))
+            self._tell(Event(EventType.ADDED, new=new))
+        else:
+            self._tell(event)
+
+    def _tell(self, event: Event[T]) -> None:
+        registrations = tuple(self._registrations)
+        shared = [stored for stored in (event.old, event.new) if stored is not None] if len(registrations) > 1 else ()
+        for stored in shared:
+            stored.share()
+        for registration in registrations:
+            told = registration.told(event)
+            if told is not None:
+                self._call(registration, told)
+        for stored in shared:
+            stored.unshare()
 
     def _call(self, registration: Registration, event: Event[T]) -> None:
+        if registration.handler is None:
+            return
         try:
             registration.handler(event)
         except Exception as error:  # a handler's bug must not stop the informer for the others

@@ -5,21 +5,22 @@ before or after their watch events. Resource versions order them: they are integ
 resource, so an object never goes back to an older version, whichever source is late.
 
 Every method is one synchronous step. ``Store`` is the writer's side; readers hold a ``Lister``.
+
+History can go back: a server restored from a backup tells of older versions, and means it. A consistent list that is older
+than what the server itself has told before is the proof, and replaces everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, TypeVar, final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Generic, TypeVar, final
 
+from kaito.runtime.cache.indexes import Indexes, IndexFunction
 from kaito.runtime.objects.events import Event, EventType
 from kaito.runtime.objects.resource import Key, Resource
-from kaito.runtime.objects.selectors import LabelSelector
 from kaito.runtime.objects.stored import Stored, revision
 
 T = TypeVar("T")
-
-IndexFunction = Callable[[Stored[Any]], Iterable[str]]
 
 
 @final
@@ -28,14 +29,14 @@ class Store(Generic[T]):
         self.resource = resource
         self.revision = 0
         """The newest resource version that the server has told of, by event, bookmark or list."""
+        self.newest = 0
+        """The newest resource version known at all, own writes included: no consistent list asked for now can be older."""
         self.bytes = 0
         """Bytes of all objects."""
         self._objects: dict[Key, Stored[T]] = {}
         self._namespaces: dict[str, dict[Key, None]] = {}
-        self._index_functions: dict[str, IndexFunction] = {}
-        self._indexes: dict[str, dict[str, dict[Key, None]]] = {}
         self._dying: dict[str, int] = {}
-        self._on_index_error = on_index_error
+        self.indexes = Indexes(self._objects, on_index_error)
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -46,9 +47,7 @@ class Store(Generic[T]):
     def shared(self, stored: Stored[T]) -> Stored[T]:
         """What is in the store already, where ``stored`` is the same version: a list that is taken again costs no memory."""
         known = self._objects.get(stored.key)
-        if known is None or (known.uid, known.resource_version) != (stored.uid, stored.resource_version):
-            return stored
-        return known
+        return known if known is not None and _same_version(known, stored) else stored
 
     def snapshot(self, namespace: str = "") -> tuple[Stored[T], ...]:
         """All objects, or those of one namespace; later changes do not show."""
@@ -56,19 +55,10 @@ class Store(Generic[T]):
             return tuple(self._objects.values())
         return tuple(self._objects[key] for key in self._namespaces.get(namespace, ()))
 
-    def by_index(self, index: str, value: str) -> tuple[Stored[T], ...]:
-        """Objects for which the index function gives ``value``. Raises KeyError for an index that was not added."""
-        return tuple(self._objects[key] for key in self._indexes[index].get(value, ()))
-
     def add_index(self, name: str, function: IndexFunction) -> None:
         """Index by ``function`` from now on, including what is stored. Raises ValueError for a name in use."""
-        if name in self._index_functions:
+        if not self.indexes.add(name, function):
             raise ValueError(f"{self.resource.group_resource} already has an index {name!r}")
-        self._index_functions[name] = function
-        index = self._indexes[name] = {}
-        for stored in self._objects.values():
-            for value in self._values(function, stored):
-                index.setdefault(value, {})[stored.key] = None
 
     # What the server says
 
@@ -96,13 +86,20 @@ class Store(Generic[T]):
         """A bookmark, or any event: everything up to ``resource_version`` has been told."""
         if resource_version > self.revision:
             self.revision = resource_version
+            self.newest = max(self.newest, resource_version)
 
-    def replace(self, listed: Mapping[Key, Stored[T]], resource_version: str) -> Iterator[Event[T]]:
+    def replace(
+        self, listed: Mapping[Key, Stored[T]], resource_version: str, *, known: int | None = None
+    ) -> Iterator[Event[T]]:
         """A list as of ``resource_version``: deletions that were missed first, then what is new.
 
-        Each event is applied when it is taken from the iterator, so that the caller may pause between two.
+        ``known`` is ``newest`` when a consistent list was asked for, None for one that may be outdated. Each event is
+        applied when it is taken from the iterator, so that the caller may pause between two.
         """
         as_of = revision(resource_version)
+        if known is not None and 0 <= as_of < known:
+            yield from self._rewind(listed, as_of)
+            return
         there = {stored.uid for stored in listed.values()}
         # A list from before an own deletion is no word of it: the watch that follows tells of the object once more.
         self._dying = {uid: last for uid, last in self._dying.items() if uid in there or 0 <= as_of < last}
@@ -117,6 +114,22 @@ class Store(Generic[T]):
                 yield event
         self.advance(as_of)
 
+    def _rewind(self, listed: Mapping[Key, Stored[T]], as_of: int) -> Iterator[Event[T]]:
+        """History went back: what is not in the list does not exist, and older versions are the true ones."""
+        self.revision = self.newest = as_of
+        self._dying.clear()
+        before = dict(self._objects)
+        for key, old in before.items():
+            if key not in listed and self._objects.get(key) is old:
+                self._drop(old)
+                yield Event(EventType.DELETED, old=old, final_state_unknown=True)
+        for key, stored in listed.items():
+            now = self._objects.get(key)
+            written_meanwhile = now is not before.get(key) and now is not None and now.revision >= stored.revision
+            if written_meanwhile or (now is not None and _same_version(now, stored)):
+                continue
+            yield self._put(now, stored)
+
     # What this process did
 
     def inject(self, stored: Stored[T]) -> Event[T] | None:
@@ -127,6 +140,7 @@ class Store(Generic[T]):
         newest = old.revision if old is not None else self.revision
         if stored.revision <= newest:
             return None
+        self.newest = max(self.newest, stored.revision)
         return self._put(old, stored)
 
     def forget(self, key: Key, uid: str) -> Event[T] | None:
@@ -146,13 +160,7 @@ class Store(Generic[T]):
             self._namespaces.setdefault(key.namespace, {})[key] = None
         else:
             self.bytes -= len(old.data)
-        for name, function in self._index_functions.items():
-            self._reindex(
-                self._indexes[name],
-                key,
-                self._values(function, old) if old is not None else (),
-                self._values(function, new),
-            )
+        self.indexes.put(new)
         if old is None:
             return Event(EventType.ADDED, new=new)
         return Event(EventType.UPDATED, old=old, new=new)
@@ -165,68 +173,9 @@ class Store(Generic[T]):
         del siblings[key]
         if not siblings:
             del self._namespaces[key.namespace]
-        for name, function in self._index_functions.items():
-            self._reindex(self._indexes[name], key, self._values(function, old), ())
-
-    def _values(self, function: IndexFunction, stored: Stored[T]) -> tuple[str, ...]:
-        try:
-            return tuple(function(stored))
-        except Exception as error:  # an index function of the user's must not stop the informer
-            self._on_index_error(error)
-            return ()
-
-    @staticmethod
-    def _reindex(index: dict[str, dict[Key, None]], key: Key, old: tuple[str, ...], new: tuple[str, ...]) -> None:
-        if old == new:
-            return
-        for value in old:
-            if value not in new and value in index:
-                index[value].pop(key, None)
-                if not index[value]:
-                    del index[value]
-        for value in new:
-            index.setdefault(value, {})[key] = None
+        self.indexes.drop(key)
 
 
-@final
-class Lister(Generic[T]):
-    """The reader's side: synchronous, consistent between two awaits, and never shared with what it returns."""
-
-    __slots__ = ("_check", "_store")
-
-    def __init__(self, store: Store[T], check: Callable[[], None]) -> None:
-        self._store = store
-        self._check = check
-
-    def get(self, name: str, namespace: str = "") -> T | None:
-        """The object, decoded anew. Raises CacheNotStarted before the first list is in, DecodeError."""
-        stored = self.stored(name, namespace)
-        return None if stored is None else stored.decode()
-
-    def stored(self, name: str, namespace: str = "") -> Stored[T] | None:
-        """The object without decoding it."""
-        self._check()
-        return self._store.get(Key(namespace, name))
-
-    def stored_list(
-        self, namespace: str = "", *, labels: LabelSelector | Mapping[str, str] | None = None
-    ) -> list[Stored[T]]:
-        """As ``list``, without decoding: labels are matched on metadata alone."""
-        self._check()
-        found = self._store.snapshot(namespace)
-        if not labels:
-            return list(found)
-        selector = labels if isinstance(labels, LabelSelector) else LabelSelector.of(labels)
-        return [stored for stored in found if selector.matches(stored.labels)]
-
-    def by_index(self, index: str, value: str) -> list[Stored[T]]:
-        """Objects that the index ``index`` files under ``value``. Raises KeyError for an unknown index."""
-        self._check()
-        return list(self._store.by_index(index, value))
-
-    def __len__(self) -> int:
-        return len(self._store)
-
-    def list(self, namespace: str = "", *, labels: LabelSelector | Mapping[str, str] | None = None) -> list[T]:
-        """Objects of one namespace, or of all, decoded anew, in no particular order."""
-        return [stored.decode() for stored in self.stored_list(namespace, labels=labels)]
+def _same_version(one: Stored[T], other: Stored[T]) -> bool:
+    # The data, too: a server whose history went back gives its versions out again.
+    return (one.uid, one.resource_version) == (other.uid, other.resource_version) and one.data == other.data

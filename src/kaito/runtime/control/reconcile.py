@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,9 +22,13 @@ class Result:
     """When to look again; without ``requeue_after``, when something changes."""
 
     requeue_after: float | None = None
-    """Seconds."""
+    """Seconds. A time that has passed already (0 or less) means again at the pace of the rate limiter, as after a failure."""
     priority: int | None = None
     """Priority of the requeued key; None keeps the one it had."""
+
+    def __post_init__(self) -> None:
+        if self.requeue_after is not None and math.isnan(self.requeue_after):
+            raise ValueError("requeue_after is not a number")
 
 
 class Reconciler(Protocol):

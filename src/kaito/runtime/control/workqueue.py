@@ -6,8 +6,8 @@ Semantics of controller-runtime's priority queue:
   the end of its new level, a key is never lowered.
 * A key that is being worked on is not handed out. Added meanwhile, it is queued once, when ``done`` is called.
 * Keys of one priority come out in the order in which they became ready.
-* Priorities below zero age: one level per ``ageing_step`` seconds waited, so that a steady flow of urgent keys cannot
-  starve them.
+* Priorities below zero age, and count as zero after ``ageing`` seconds: a steady flow of urgent keys cannot starve them.
+* What a queue holds is bounded by the keys in it, however often those were added, raised or taken.
 
 ``PriorityQueue`` is the data structure, synchronous and without a clock. ``WorkQueue`` adds the event loop: waiting
 getters, one timer for all delays, shutdown.
@@ -28,10 +28,15 @@ K = TypeVar("K")
 LOW_PRIORITY = -100
 """Priority of keys from an initial list or an unchanged object: after everything that just happened."""
 
+AGEING = 180.0
+"""Seconds after which a key of any negative priority comes in its turn with those of priority 0."""
+
 MAX_DELAY = 10 * 365 * 86400.0
 """Longest delay in seconds; an event loop cannot schedule much further."""
 
 _WAITING, _PARKED, _READY, _GONE = range(4)
+_STALE = 64
+"""Entries of keys that have gone elsewhere which are not worth a clean-up."""
 
 
 class _Item(Generic[K]):
@@ -52,16 +57,17 @@ class PriorityQueue(Generic[K]):
     Heap and levels are pruned lazily: an item that moved leaves a stale entry behind that is skipped by its state.
     """
 
-    __slots__ = ("_ageing_step", "_items", "_levels", "_processing", "_ready", "_sequence", "_waiting", "adds")
+    __slots__ = ("_ageing", "_entries", "_items", "_levels", "_processing", "_ready", "_sequence", "_waiting", "adds")
 
-    def __init__(self, *, ageing_step: float = 30.0) -> None:
+    def __init__(self, *, ageing: float = AGEING) -> None:
         self._items: dict[K, _Item[K]] = {}
         self._processing: dict[K, float] = {}
         self._levels: dict[int, deque[_Item[K]]] = {}
         self._waiting: list[tuple[float, int, _Item[K]]] = []
         self._sequence = 0
         self._ready = 0
-        self._ageing_step = ageing_step
+        self._entries = 0
+        self._ageing = ageing
         self.adds = 0
 
     def __len__(self) -> int:
@@ -127,7 +133,7 @@ class PriorityQueue(Generic[K]):
             item.state = _WAITING
             self._sequence += 1
             heapq.heappush(self._waiting, (item.ready_at, self._sequence, item))
-            if len(self._waiting) > 64 and len(self._waiting) > 2 * len(self._items):
+            if len(self._waiting) > 2 * len(self._items) + _STALE:
                 self._waiting = [entry for entry in self._waiting if entry[2].state == _WAITING]
                 heapq.heapify(self._waiting)
             return
@@ -145,6 +151,18 @@ class PriorityQueue(Generic[K]):
         if level is None:
             level = self._levels[item.priority] = deque()
         level.append(item)
+        self._entries += 1
+        if self._entries > 2 * self._ready + _STALE:
+            self._prune()
+
+    def _prune(self) -> None:
+        """Forget the places that keys have left for others."""
+        self._levels = {
+            priority: left
+            for priority, level in self._levels.items()
+            if (left := deque(item for item in level if item.state == _READY))
+        }
+        self._entries = self._ready
 
     def promote(self, now: float) -> float | None:
         """Make due keys ready; the time at which the next one falls due, None if none waits."""
@@ -178,15 +196,17 @@ class PriorityQueue(Generic[K]):
             level = self._levels[priority]
             while level and level[0].state != _READY:
                 level.popleft()
+                self._entries -= 1
             if not level:
                 del self._levels[priority]
                 continue
             rank = float(priority)
             if priority < 0:
-                rank = min(0.0, priority + (now - level[0].since) / self._ageing_step)
+                rank = min(0.0, priority * (1.0 - (now - level[0].since) / self._ageing))
             if best is None or rank > best_rank or (rank == best_rank and level[0].since < best[0].since):
                 best, best_rank = level, rank
         assert best is not None, "a ready item is in one of the levels"
+        self._entries -= 1
         return best.popleft()
 
     def done(self, key: K) -> float | None:
@@ -197,12 +217,20 @@ class PriorityQueue(Generic[K]):
             self._push_ready(item)
         return began
 
+    def retract(self, key: K) -> None:
+        """Take back that ``key`` was added while it was being worked on."""
+        item = self._items.get(key)
+        if item is not None and item.state == _PARKED:
+            item.state = _GONE
+            del self._items[key]
+            self.adds -= 1
+
     def clear(self) -> None:
         """Drop everything that is queued; what is being worked on stays."""
         self._items.clear()
         self._levels.clear()
         self._waiting.clear()
-        self._ready = 0
+        self._ready = self._entries = 0
 
 
 class QueueShutDown(Exception):
@@ -221,10 +249,10 @@ class WorkQueue(Generic[K]):
         self,
         *,
         rate_limiter: RateLimiter | None = None,
-        ageing_step: float = 30.0,
+        ageing: float = AGEING,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        self._queue: PriorityQueue[K] = PriorityQueue(ageing_step=ageing_step)
+        self._queue: PriorityQueue[K] = PriorityQueue(ageing=ageing)
         self._limiter: RateLimiter = rate_limiter or ExponentialRateLimiter()
         self._loop = loop or asyncio.get_running_loop()
         self._time = self._loop.time
@@ -266,6 +294,10 @@ class WorkQueue(Generic[K]):
         """Queue ``key`` after its rate limiter's delay, counting one more failure."""
         self._retries += 1
         self.add(key, priority=priority, after=self._limiter.when(key))
+
+    def retract(self, key: K) -> None:
+        """Take back that ``key`` was added while it is being worked on; later additions count."""
+        self._queue.retract(key)
 
     def forget(self, key: K) -> None:
         self._limiter.forget(key)

@@ -15,8 +15,13 @@ import asyncio
 import signal
 import socket
 import uuid
+<<<<<<< HEAD
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+=======
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+>>>>>>> 932e78c (Runtime: one budget of the event loop for all long work, listers with indexes, one informer a resource and scope, rewound histories, mappers tried again, scoped controllers that can be stopped)
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -25,8 +30,14 @@ from aiohttp import web
 
 from kaito.runtime.cache.cache import SYNC_TIMEOUT, Cache, describe_unsynced
 from kaito.runtime.clock import Clock, SystemClock
+<<<<<<< HEAD
 from kaito.runtime.control.controller import Controller, ControllerRun
 from kaito.runtime.errors import CacheError, ConfigError, LeadershipLost, StopTimeout
+=======
+from kaito.runtime.control.controller import Controller
+from kaito.runtime.control.run import ControllerRun
+from kaito.runtime.errors import CacheError, ConfigError, LeadershipLost
+>>>>>>> 932e78c (Runtime: one budget of the event loop for all long work, listers with indexes, one informer a resource and scope, rewound histories, mappers tried again, scoped controllers that can be stopped)
 from kaito.runtime.log import get_logger
 from kaito.runtime.manager import watchdog
 from kaito.runtime.manager.elector import ElectionConfig, Elector, Fence
@@ -44,10 +55,17 @@ from kaito.runtime.transport.config import RestConfig
 from kaito.runtime.transport.discovery import Discovery
 from kaito.runtime.transport.rest import Rest
 
+<<<<<<< HEAD
 LAG_PERIOD = 0.5
 """Seconds between two measurements of the event loop's lag."""
 STOP_MARGIN = 1.0
 """Seconds after the grace period at which a process that still runs is ended; half of it is for what was cancelled."""
+=======
+LAG_PERIOD = 0.05
+"""Seconds between two measurements of the event loop's lag: what holds it longer than that shows."""
+LAG_WINDOW = 100
+"""Measurements of which the longest is shown."""
+>>>>>>> 932e78c (Runtime: one budget of the event loop for all long work, listers with indexes, one informer a resource and scope, rewound histories, mappers tried again, scoped controllers that can be stopped)
 
 _log = get_logger("manager")
 
@@ -67,6 +85,8 @@ class ManagerOptions:
     grace_period: float = 30.0
     """Seconds for reconciles in progress to end when the manager stops. One second later the process is ended."""
     sync_timeout: float = SYNC_TIMEOUT
+    namespaces: Sequence[str] = ()
+    """Namespaces that the cache holds where nothing else is said; empty for all of them."""
 
 
 class Server(Protocol):
@@ -104,7 +124,12 @@ class Manager:
         self.clock: Clock = clock or SystemClock()
         self.runtime_metrics = RuntimeMetrics()
         self.rest = Rest(config, self.runtime_metrics, clock=self.clock)
+<<<<<<< HEAD
         self.cache = Cache(self.rest, self.runtime_metrics, clock=self.clock)
+=======
+        self.cache = Cache(self.rest, self.runtime_metrics, clock=self.clock, namespaces=self.options.namespaces)
+        self._elector: Elector | None = None
+>>>>>>> 932e78c (Runtime: one budget of the event loop for all long work, listers with indexes, one informer a resource and scope, rewound histories, mappers tried again, scoped controllers that can be stopped)
         election = self.options.election
         metrics = self.runtime_metrics
         self._elector = Elector(election, self.rest, metrics, clock=self.clock) if election else None
@@ -154,12 +179,23 @@ class Manager:
     def add_ready_check(self, name: str, check: Check) -> None:
         self._ready.add(name, check)
 
-    def add(self, controller: Controller) -> None:
-        """Run ``controller``; at once if the manager runs already. Raises ConfigError for a name in use."""
+    def add(self, controller: Controller) -> ControllerRun:
+        """Run ``controller``; at once if the manager runs already. Raises ConfigError for a name in use.
+
+        What it returns can stop the controller, whose name is free then, and give it more watches.
+        """
         self._claim(controller.name)
         run = ControllerRun(controller, self.cache, self.runtime_metrics)
         run.declare()
-        self._group(controller.needs_leader).add(f"controller {controller.name}", run.run)
+
+        async def until_it_ends() -> None:
+            try:
+                await run.run()
+            finally:
+                self._names.discard(controller.name)
+
+        self._group(controller.needs_leader).add(f"controller {controller.name}", until_it_ends)
+        return run
 
     def add_runnable(
         self,
@@ -385,12 +421,14 @@ class Manager:
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()
-        recent = [0.0] * 10
+        recent = deque([0.0], maxlen=LAG_WINDOW)
         while True:
             due = loop.time() + LAG_PERIOD
             await asyncio.sleep(LAG_PERIOD)
-            recent = [*recent[1:], max(0.0, loop.time() - due)]
+            lag = max(0.0, loop.time() - due)
+            recent.append(lag)
             self.runtime_metrics.loop_lag.set(max(recent))
+            self.runtime_metrics.loop_lag_seconds.observe(lag)
 
     def _check_synced(self) -> None:
         if not self.cache.synced:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+from kaito.runtime.objects.resource import Resource
 from kaito.runtime.objects.stored import Stored
 
 T = TypeVar("T")
@@ -34,6 +35,18 @@ class Event(Generic[T]):
     """Nothing changed; the handler asked to be reminded."""
     final_state_unknown: bool = False
     """The deletion itself was missed, so ``old`` may not be the object's last state."""
+
+    def read_as(self, resource: Resource[Any]) -> Event[Any]:
+        """The same event of objects that are decoded by ``resource``."""
+        old = None if self.old is None else self.old.read_as(resource)
+        new = None if self.new is None else self.new.read_as(resource)
+        return self if old is self.old and new is self.new else replace(self, old=old, new=new)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether it tells of a version that has been told of before."""
+        old, new = self.old, self.new
+        return old is not None and new is not None and (self.resync or old.resource_version == new.resource_version)
 
     @property
     def current(self) -> Stored[T]:

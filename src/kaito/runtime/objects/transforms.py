@@ -1,0 +1,96 @@
+"""What the cache does without: fields that are cut out of an object's bytes before it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Optional
+
+import msgspec
+
+from kaito.runtime.errors import UNDECODABLE, DecodeError
+
+Transform = Callable[[bytes], bytes]
+"""An object's JSON as the server sent it to the JSON that is kept. Raises DecodeError. Two that are equal do the same."""
+
+
+class DropFields:
+    """A transform that leaves out fields of objects, such as ``status.images``; equal where the fields are."""
+
+    __slots__ = ("_paths",)
+
+    def __init__(self, *paths: str) -> None:
+        """``paths`` are names joined by dots; they lead through objects, not through lists."""
+        for path in paths:
+            if not path or not all(path.split(".")):
+                raise ValueError(f"{path!r} is not the path of a field: use names joined by dots, as in status.images")
+        self._paths = tuple(sorted(paths))
+
+    def __call__(self, data: bytes) -> bytes:
+        try:
+            for path in self._paths:
+                data = cut_field(data, path)
+        except UNDECODABLE as error:
+            raise DecodeError(f"not a Kubernetes object: {error}") from error
+        return data
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DropFields) and self._paths == other._paths
+
+    def __hash__(self) -> int:
+        return hash(self._paths)
+
+    def __repr__(self) -> str:
+        return f"DropFields({', '.join(map(repr, self._paths))})"
+
+
+def cut_field(data: bytes, path: str) -> bytes:
+    """``data``, the JSON of an object, without the field at ``path``, cut out of the bytes where that is certain to be right.
+
+    A JSON string cannot contain the searched bytes unescaped, so an occurrence is a key; only where the key occurs more
+    than once, or with other white space, is the object decoded and encoded again. Raises ValueError for what is not JSON.
+    """
+    decoder, names, quoted, needle = _plan(path)
+    if quoted not in data:
+        return data
+    found = decoder.decode(data)
+    for name in names:
+        found = getattr(found, name, None)
+    raw = bytes(found or b"")
+    if not raw:
+        return data
+    start = data.find(needle)
+    value = start + len(needle)
+    end = value + len(raw)
+    if start < 0 or data.find(needle, value) >= 0 or data[value:end] != raw:
+        return _cut_decoded(data, path)
+    if data[end : end + 1] == b",":
+        return data[:start] + data[end + 1 :]
+    if data[start - 1 : start] == b",":
+        start -= 1
+    return data[:start] + data[end:]
+
+
+def _cut_decoded(data: bytes, path: str) -> bytes:
+    *parents, name = path.split(".")
+    document: dict[str, Any] = msgspec.json.decode(data)
+    place = document
+    for parent in parents:
+        place = place[parent]
+    del place[name]
+    return msgspec.json.encode(document)
+
+
+@lru_cache
+def _plan(path: str) -> tuple[msgspec.json.Decoder[Any], tuple[str, ...], bytes, bytes]:
+    """A decoder that finds the field's bytes, the attributes that lead there, and how its key looks."""
+    names = path.split(".")
+    inner: Any = msgspec.Raw
+    default: Any = msgspec.Raw()
+    for depth in range(len(names) - 1, -1, -1):
+        name = names[depth]
+        inner = msgspec.defstruct("Part", [("part", inner, default)], rename={"part": name})
+        inner = Optional[inner]
+        default = None
+    quoted = b'"%b"' % names[-1].encode()
+    return msgspec.json.Decoder(inner), ("part",) * len(names), quoted, quoted + b":"
