@@ -292,7 +292,7 @@ class ServerAndStore(RuleBasedStateMachine):
     def relist(self) -> None:
         self.stream.clear()
         listed = {stored.key: stored for stored in self.server.values()}
-        for event in self.store.replace(listed, str(self.version), known=self.store.newest):
+        for event in self.store.replace(listed, str(self.version), known=self.store.known()):
             self.note(event)
         self.converged()
 

@@ -51,6 +51,7 @@ from .errors import LeadershipLost as LeadershipLost
 from .errors import MethodNotAllowed as MethodNotAllowed
 from .errors import NoKindMatch as NoKindMatch
 from .errors import NotAcceptable as NotAcceptable
+from .errors import NotCached as NotCached
 from .errors import NotFound as NotFound
 from .errors import NotImplementedByServer as NotImplementedByServer
 from .errors import OutcomeUnknown as OutcomeUnknown
@@ -208,6 +209,7 @@ __all__ = [
     "MethodNotAllowed",
     "NoKindMatch",
     "NotAcceptable",
+    "NotCached",
     "NotFound",
     "NotImplementedByServer",
     "ObjectMeta",

@@ -25,6 +25,7 @@
     │   └── OutcomeUnknown          no answer to a write: it may or may not have been carried out
     ├── CacheError
     │   ├── CacheNotStarted
+    │   ├── NotCached           read from an informer that was removed
     │   └── SyncTimeout
     ├── NoKindMatch                 the server has no such kind (yet)
     ├── ConfigError                 a setting that cannot work; says which and why
@@ -245,6 +246,10 @@ class CacheError(RuntimeFault):
 
 class CacheNotStarted(CacheError):
     """A cached read before the manager started its informers."""
+
+
+class NotCached(CacheError):
+    """A read from an informer that was removed."""
 
 
 class SyncTimeout(CacheError):

@@ -186,16 +186,14 @@ class RuntimeMetrics:
             f"{own}_informer_handler_errors_total", "Errors raised by event handlers and index functions", "resource"
         )
         self.loop_lag = gauge(f"{own}_event_loop_lag_seconds", "Longest delay of the event loop in the last seconds")
-<<<<<<< HEAD
         self.runnable_restarts_total = counter(
             f"{own}_runnable_restarts_total", "Runnables that failed and were started again", "runnable"
-=======
+        )
         self.loop_lag_seconds = histogram(
             f"{own}_event_loop_delay_seconds", "Delays of the event loop, measured 20 times a second", LAG_BUCKETS
         )
         self.loop_holds_total = counter(
             f"{own}_event_loop_holds_total", "Times that one piece of work held the event loop over 100 ms", "holder"
->>>>>>> 932e78c (Runtime: one budget of the event loop for all long work, listers with indexes, one informer a resource and scope, rewound histories, mappers tried again, scoped controllers that can be stopped)
         )
         self.fence_refusals_total = counter(f"{own}_fence_refusals_total", "Writes refused without a certain lease")
 

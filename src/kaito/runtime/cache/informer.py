@@ -18,7 +18,7 @@ import msgspec
 from kaito.runtime.cache.indexes import IndexFunction
 from kaito.runtime.cache.lister import Lister
 from kaito.runtime.cache.reflector import ReflectorMachine, Step, StepKind, StreamedVersions, Timeout, streams_no_lists
-from kaito.runtime.cache.store import Store
+from kaito.runtime.cache.store import Known, Store
 from kaito.runtime.clock import Clock, SystemClock
 from kaito.runtime.errors import UNDECODABLE, ApiError, DecodeError, InternalError, RuntimeFault
 from kaito.runtime.fairness import BUDGET, LoopBudget
@@ -384,11 +384,11 @@ class Informer(Generic[T]):
         await self._replace(listed, version, known)
         self._machine.listed(version, paged=paged)
 
-    def _known(self, step: Step) -> int | None:
+    def _known(self, step: Step) -> Known | None:
         """What a list that is asked for now cannot be older than; None where it may be outdated."""
-        return None if step.resource_version else self._store.newest
+        return None if step.resource_version else self._store.known()
 
-    async def _replace(self, listed: Mapping[Key, Stored[T]], version: str, known: int | None) -> None:
+    async def _replace(self, listed: Mapping[Key, Stored[T]], version: str, known: Known | None) -> None:
         initial = not self.synced
         for event in self._store.replace(listed, version, known=known):
             if initial and event.type is EventType.ADDED:

@@ -13,7 +13,7 @@ than what the server itself has told before is the proof, and replaces everythin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, TypeVar, final
+from typing import Generic, NamedTuple, TypeVar, final
 
 from kaito.runtime.cache.indexes import Indexes, IndexFunction
 from kaito.runtime.objects.events import Event, EventType
@@ -23,14 +23,20 @@ from kaito.runtime.objects.stored import Stored, revision
 T = TypeVar("T")
 
 
+class Known(NamedTuple):
+    newest: int
+    """The newest resource version, by whatever way it was learnt."""
+    deleted: frozenset[str]
+    """Uids that this process has deleted and no list has been without yet."""
+
+
 @final
 class Store(Generic[T]):
     def __init__(self, resource: Resource[T], *, on_index_error: Callable[[Exception], None]) -> None:
         self.resource = resource
         self.revision = 0
         """The newest resource version that the server has told of, by event, bookmark or list."""
-        self.newest = 0
-        """The newest resource version known at all, own writes included: no consistent list asked for now can be older."""
+        self._newest = 0
         self.bytes = 0
         """Bytes of all objects."""
         self._objects: dict[Key, Stored[T]] = {}
@@ -60,6 +66,10 @@ class Store(Generic[T]):
         if not self.indexes.add(name, function):
             raise ValueError(f"{self.resource.group_resource} already has an index {name!r}")
 
+    def known(self) -> Known:
+        """What a consistent list that is asked for now cannot contradict, unless history went back."""
+        return Known(self._newest, frozenset(self._dying))
+
     # What the server says
 
     def upsert(self, stored: Stored[T]) -> Event[T] | None:
@@ -86,21 +96,21 @@ class Store(Generic[T]):
         """A bookmark, or any event: everything up to ``resource_version`` has been told."""
         if resource_version > self.revision:
             self.revision = resource_version
-            self.newest = max(self.newest, resource_version)
+            self._newest = max(self._newest, resource_version)
 
     def replace(
-        self, listed: Mapping[Key, Stored[T]], resource_version: str, *, known: int | None = None
+        self, listed: Mapping[Key, Stored[T]], resource_version: str, *, known: Known | None = None
     ) -> Iterator[Event[T]]:
         """A list as of ``resource_version``: deletions that were missed first, then what is new.
 
-        ``known`` is ``newest`` when a consistent list was asked for, None for one that may be outdated. Each event is
+        ``known`` is what was known when a consistent list was asked for, None for one that may be outdated. Each event is
         applied when it is taken from the iterator, so that the caller may pause between two.
         """
         as_of = revision(resource_version)
-        if known is not None and 0 <= as_of < known:
-            yield from self._rewind(listed, as_of)
-            return
         there = {stored.uid for stored in listed.values()}
+        if known is not None and (0 <= as_of < known.newest or not there.isdisjoint(known.deleted)):
+            yield from self._rewind(listed, as_of, known)
+            return
         # A list from before an own deletion is no word of it: the watch that follows tells of the object once more.
         self._dying = {uid: last for uid, last in self._dying.items() if uid in there or 0 <= as_of < last}
         for key, old in tuple(self._objects.items()):
@@ -114,10 +124,10 @@ class Store(Generic[T]):
                 yield event
         self.advance(as_of)
 
-    def _rewind(self, listed: Mapping[Key, Stored[T]], as_of: int) -> Iterator[Event[T]]:
+    def _rewind(self, listed: Mapping[Key, Stored[T]], as_of: int, known: Known) -> Iterator[Event[T]]:
         """History went back: what is not in the list does not exist, and older versions are the true ones."""
-        self.revision = self.newest = as_of
-        self._dying.clear()
+        self.revision = self._newest = as_of
+        self._dying = {uid: last for uid, last in self._dying.items() if uid not in known.deleted}
         before = dict(self._objects)
         for key, old in before.items():
             if key not in listed and self._objects.get(key) is old:
@@ -126,7 +136,7 @@ class Store(Generic[T]):
         for key, stored in listed.items():
             now = self._objects.get(key)
             written_meanwhile = now is not before.get(key) and now is not None and now.revision >= stored.revision
-            if written_meanwhile or (now is not None and _same_version(now, stored)):
+            if written_meanwhile or stored.uid in self._dying or (now is not None and _same_version(now, stored)):
                 continue
             yield self._put(now, stored)
 
@@ -140,7 +150,7 @@ class Store(Generic[T]):
         newest = old.revision if old is not None else self.revision
         if stored.revision <= newest:
             return None
-        self.newest = max(self.newest, stored.revision)
+        self._newest = max(self._newest, stored.revision)
         return self._put(old, stored)
 
     def forget(self, key: Key, uid: str) -> Event[T] | None:

@@ -15,13 +15,9 @@ import asyncio
 import signal
 import socket
 import uuid
-<<<<<<< HEAD
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-=======
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
->>>>>>> 932e78c (Runtime: one budget of the event loop for all long work, listers with indexes, one informer a resource and scope, rewound histories, mappers tried again, scoped controllers that can be stopped)
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -30,14 +26,9 @@ from aiohttp import web
 
 from kaito.runtime.cache.cache import SYNC_TIMEOUT, Cache, describe_unsynced
 from kaito.runtime.clock import Clock, SystemClock
-<<<<<<< HEAD
-from kaito.runtime.control.controller import Controller, ControllerRun
-from kaito.runtime.errors import CacheError, ConfigError, LeadershipLost, StopTimeout
-=======
 from kaito.runtime.control.controller import Controller
 from kaito.runtime.control.run import ControllerRun
-from kaito.runtime.errors import CacheError, ConfigError, LeadershipLost
->>>>>>> 932e78c (Runtime: one budget of the event loop for all long work, listers with indexes, one informer a resource and scope, rewound histories, mappers tried again, scoped controllers that can be stopped)
+from kaito.runtime.errors import CacheError, ConfigError, LeadershipLost, StopTimeout
 from kaito.runtime.log import get_logger
 from kaito.runtime.manager import watchdog
 from kaito.runtime.manager.elector import ElectionConfig, Elector, Fence
@@ -55,17 +46,12 @@ from kaito.runtime.transport.config import RestConfig
 from kaito.runtime.transport.discovery import Discovery
 from kaito.runtime.transport.rest import Rest
 
-<<<<<<< HEAD
-LAG_PERIOD = 0.5
-"""Seconds between two measurements of the event loop's lag."""
-STOP_MARGIN = 1.0
-"""Seconds after the grace period at which a process that still runs is ended; half of it is for what was cancelled."""
-=======
 LAG_PERIOD = 0.05
 """Seconds between two measurements of the event loop's lag: what holds it longer than that shows."""
 LAG_WINDOW = 100
 """Measurements of which the longest is shown."""
->>>>>>> 932e78c (Runtime: one budget of the event loop for all long work, listers with indexes, one informer a resource and scope, rewound histories, mappers tried again, scoped controllers that can be stopped)
+STOP_MARGIN = 1.0
+"""Seconds after the grace period at which a process that still runs is ended; half of it is for what was cancelled."""
 
 _log = get_logger("manager")
 
@@ -124,12 +110,7 @@ class Manager:
         self.clock: Clock = clock or SystemClock()
         self.runtime_metrics = RuntimeMetrics()
         self.rest = Rest(config, self.runtime_metrics, clock=self.clock)
-<<<<<<< HEAD
-        self.cache = Cache(self.rest, self.runtime_metrics, clock=self.clock)
-=======
         self.cache = Cache(self.rest, self.runtime_metrics, clock=self.clock, namespaces=self.options.namespaces)
-        self._elector: Elector | None = None
->>>>>>> 932e78c (Runtime: one budget of the event loop for all long work, listers with indexes, one informer a resource and scope, rewound histories, mappers tried again, scoped controllers that can be stopped)
         election = self.options.election
         metrics = self.runtime_metrics
         self._elector = Elector(election, self.rest, metrics, clock=self.clock) if election else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Optional
+from typing import Any
 
 import msgspec
 
@@ -90,7 +90,7 @@ def _plan(path: str) -> tuple[msgspec.json.Decoder[Any], tuple[str, ...], bytes,
     for depth in range(len(names) - 1, -1, -1):
         name = names[depth]
         inner = msgspec.defstruct("Part", [("part", inner, default)], rename={"part": name})
-        inner = Optional[inner]
+        inner = inner | None
         default = None
     quoted = b'"%b"' % names[-1].encode()
     return msgspec.json.Decoder(inner), ("part",) * len(names), quoted, quoted + b":"
