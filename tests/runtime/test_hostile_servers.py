@@ -580,3 +580,41 @@ async def test_a_first_page_that_expired_is_the_callers_to_deal_with() -> None:
             await Client(rest).list(PODS, "n")
         assert len(script.requests) == 1
         await rest.aclose()
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["list", "stream"])
+async def test_a_server_restored_from_a_backup_is_believed(streaming: bool) -> None:
+    """Pitfall 9: versions go back, what was made since is gone, and what was deleted since is there again."""
+    restored = asyncio.Event()
+    before = [pod("changed", 50), pod("new", 60)]
+    after = [pod("changed", 40), pod("old", 30)]
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        gone_back = restored.is_set()
+        objects, version = (after, 70) if gone_back else (before, 100)
+        if int(request.query.get("resourceVersion") or 0) > version:
+            return status(504, "Timeout", f"Too large resource version: 100, current: {version}")
+        if "watch" not in request.query:
+            return listing(*objects, version=version)
+        lines = []
+        if "sendInitialEvents" in request.query:
+            annotations = {"k8s.io/initial-events-end": "true"}
+            end = {"kind": "Pod", "metadata": {"resourceVersion": str(version), "annotations": annotations}}
+            lines = [*(event("ADDED", item) for item in objects), event("BOOKMARK", end)]
+        if gone_back:
+            # A version that the lost history had, too.
+            return await stream(request, *lines, event("MODIFIED", pod("old", 90)))
+        response = await stream(request, *lines, hold=False)
+        await restored.wait()
+        return response
+
+    told: list[str] = []
+    async with following(respond, streaming=streaming) as (_, informer):
+        informer.add_handler(lambda happened: told.append(f"{happened.type} {happened.current.key.name}"))
+        await informer.wait_synced()
+        assert names(informer) == {"changed", "new"}
+        told.clear()
+        restored.set()
+        await eventually(lambda: told == ["DELETED new", "UPDATED changed", "ADDED old", "UPDATED old"])
+        held = {stored.key.name: stored.revision for stored in informer.store.snapshot()}
+    assert held == {"changed": 40, "old": 90}

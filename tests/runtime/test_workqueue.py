@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pickle
 import random
 import weakref
 from typing import Any
@@ -382,3 +383,43 @@ async def test_the_queue_counts_what_it_does() -> None:
     queue.done("a")
     assert sum(queue.statistics().work_duration.counts) == 1
     queue.shut_down()
+
+
+def test_a_queue_holds_no_more_than_its_keys_however_often_they_are_raised_added_or_taken() -> None:
+    queue: PriorityQueue[str] = PriorityQueue()
+    queue.add("top", 0.0, priority=1 << 30)
+    queue.add("late", 0.0, after=1e6)
+    for number in range(20_000):
+        queue.add("raised", 0.0, priority=number)
+        queue.add("late", 0.0, after=1e6 - number)
+    assert len(pickle.dumps(queue._levels)) + len(pickle.dumps(queue._waiting)) < 50_000
+    order = [taken[0] for taken in iter(lambda: queue.pop(0.0), None)]
+    assert order == ["top", "raised"]
+    assert queue.promote(2e6) is None
+    assert queue.pop(2e6) is not None
+
+
+def test_what_was_added_while_it_was_worked_on_can_be_taken_back() -> None:
+    queue: PriorityQueue[str] = PriorityQueue()
+    queue.add("a", 0.0)
+    assert queue.pop(0.0) is not None
+    queue.add("a", 1.0)
+    queue.retract("a")
+    queue.add("a", 1.0, after=5.0)
+    queue.done("a")
+    assert queue.pop(2.0) is None
+    assert queue.promote(7.0) is None
+    assert queue.pop(7.0) is not None
+    queue.retract("a")
+
+
+def test_any_negative_priority_counts_as_none_within_minutes() -> None:
+    for priority in (-1, -100, -(10**9)):
+        queue: PriorityQueue[str] = PriorityQueue()
+        queue.add("old", 0.0, priority=priority)
+        queue.add("urgent", 1.0)
+        assert queue.pop(1.0) == ("urgent", 0, 0.0)
+        queue.add("later", 181.0)
+        taken = queue.pop(181.0)
+        assert taken is not None
+        assert taken[0] == "old", priority

@@ -85,6 +85,9 @@ class Indexes:
         self._owners: Index | None = None
         self._every: tuple[Index, ...] = ()
 
+    def __len__(self) -> int:
+        return len(self._every)
+
     def add(self, name: str, function: IndexFunction) -> bool:
         """Index by ``function``; False where an index has that name already."""
         if name in self._named:
