@@ -158,12 +158,22 @@ class Client:
         )
 
     async def post(
-        self, resource: Resource[Any], name: str, subresource: str, body: Mapping[str, Any], namespace: str = ""
+        self,
+        resource: Resource[Any],
+        name: str,
+        subresource: str,
+        body: Mapping[str, Any],
+        namespace: str = "",
+        *,
+        wait: bool = True,
     ) -> Any:
-        """Create a subresource, such as a pod's ``binding`` or ``eviction``; the server's answer as plain values."""
+        """Create a subresource, such as a pod's ``binding`` or ``eviction``; the server's answer as plain values.
+
+        Without ``wait`` a server that asks to come back later, as for an eviction that a budget forbids, is not asked again.
+        """
         path = resource.path(namespace, name, subresource)
         data = msgspec.json.encode(body)
-        answer = await self.rest.send("POST", path, body=data, query=self._query(), guard=self._fence)
+        answer = await self.rest.send("POST", path, body=data, query=self._query(), guard=self._fence, wait=wait)
         try:
             return msgspec.json.decode(answer.body)
         except UNDECODABLE as error:

@@ -132,10 +132,12 @@ class Rest:
         timeout: float = REQUEST_TIMEOUT,
         pool: Pool = Pool.API,
         guard: Callable[[], None] = _unguarded,
+        wait: bool = True,
     ) -> Answer:
         """One request and its whole answer. Raises ApiError for 4xx and 5xx, TransportError, ConfigError.
 
         ``guard`` is called each time before the request goes out, however long that had to wait; it raises to prevent it.
+        Without ``wait``, an answer that asks to come back later is raised at once.
         """
         if pool is Pool.API and self.config.qps:
             waited = await self._bucket.acquire()
@@ -159,7 +161,7 @@ class Rest:
                 authorized = True
                 continue
             delay = retry_after(answer.headers.get("Retry-After"), self._clock.now())
-            if retries < MAX_RETRIES and retry_answer(answer.code, delay):
+            if wait and retries < MAX_RETRIES and retry_answer(answer.code, delay):
                 retries += 1
                 self._metrics.request_retries_total.labels(str(answer.code), method, self._host).inc()
                 await asyncio.sleep(delay or 0.0)
