@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from kaito.api.crds import Supported, machine_crd, workspace_crd
+from kaito.api.crds import Supported, machine_crd, node_claim_crd, workspace_crd
 from kaito.api.validation import AZURE_PREFIXES
 from kaito.models import CLOUDS, Catalogue
 
@@ -43,6 +43,7 @@ def render() -> dict[str, str]:
     files: dict[str, Any] = {
         "kaito.sh_workspaces.yaml": workspace_crd(supported(Catalogue.default())),
         "karpenter.sh_machines.yaml": machine_crd(),
+        "karpenter.sh_nodeclaims.yaml": node_claim_crd(),
     }
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",

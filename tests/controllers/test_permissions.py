@@ -18,7 +18,7 @@ import yaml
 from controllers.machine.conftest import QUICK, World, clean_up
 from kaito.api import labels
 from kaito.api.machine import REGISTERED
-from kaito.api.resources import MACHINES, WORKSPACES
+from kaito.api.resources import MACHINES, NODE_CLAIMS, WORKSPACES
 from kaito.api.workspace import Workspace
 from kaito.controllers import machine, workspace
 from kaito.controllers.workspace.manifests.machine import build_machine, machine_name
@@ -73,7 +73,12 @@ MACHINE = rules(
     {
         ("karpenter.sh", "machines"): "delete list patch watch",
         ("karpenter.sh", "machines/status"): "patch",
+        ("karpenter.sh", "nodeclaims"): "delete list patch watch",
+        ("karpenter.sh", "nodeclaims/status"): "patch",
+        ("kaito.sh", "workspaces"): "list",
         ("", "nodes"): "delete list patch watch",
+        ("", "pods"): "delete list",
+        ("", "pods/eviction"): "create",
         ("events.k8s.io", "events"): "create patch",
     }
 )
@@ -133,7 +138,9 @@ async def test_every_verb_is_used_and_no_other_is_needed(
     async with operator(processes, control_plane, client, namespace, world) as witnesses:
         tenant = Tenant(client, namespace)
         (witness,) = (witnesses[process] for process in processes if "workspace" in process)
-        await machines_come_and_go(world)
+        for resource in (MACHINES, NODE_CLAIMS):
+            world.resource = resource
+            await claims_come_and_go(world)
         await a_preset_is_served(tenant)
         await a_template_is_run(tenant)
         await a_predecessor_is_succeeded(tenant, witness)
@@ -152,7 +159,7 @@ async def world(control_plane: ControlPlane, client: Client) -> AsyncIterator[Wo
         on_pool_gone=lambda pool: made.leave(pool),
     )
     made = World(control_plane.config, client, arm)
-    made.settings = replace(QUICK, garbage_interval=0.25)
+    made.settings = replace(QUICK, garbage_interval=0.25, drain_timeout=1.0)
     async with arm:
         yield made
         await clean_up(made)
@@ -193,13 +200,16 @@ async def operator(
 # What makes the operator talk to the API server
 
 
-async def machines_come_and_go(world: World) -> None:
+async def claims_come_and_go(world: World) -> None:
+    world.name = f"{world.name[:8]}{world.resource.kind[0].lower()}"
     world.arm.faults.plan(Plan(nodes=0), pool=world.name)
     await world.make()
-    await world.becomes(REGISTERED, "False", "NodeNotFound")
+    await world.becomes(REGISTERED if world.resource is MACHINES else "Registered", "False", "NodeNotFound")
     await wait_in_vain(world)
     await world.told("RegistrationTimeout")
     made = await world.ready()
+    await world.pod("evicted", made.status.node_name, terminationGracePeriodSeconds=0)
+    await world.pod("forced", made.status.node_name)
     await world.client.delete(NODES, made.status.node_name or "")
     await world.gone()
     await world.told("Terminated")
@@ -215,8 +225,8 @@ async def wait_in_vain(world: World) -> None:
     status = (await world.machine()).status.to_manifest()
     for condition in status["conditions"]:
         condition["lastTransitionTime"] = "2024-01-01T00:00:00Z"
-    await world.client.patch(MACHINES, world.name, {"status": status}, subresource="status")
-    await world.client.patch(MACHINES, world.name, {"metadata": {"labels": {"waited": "in-vain"}}})
+    await world.client.patch(world.resource, world.name, {"status": status}, subresource="status")
+    await world.client.patch(world.resource, world.name, {"metadata": {"labels": {"waited": "in-vain"}}})
 
 
 async def a_preset_is_served(tenant: Tenant) -> None:

@@ -139,7 +139,7 @@ async def test_a_name_that_no_pool_can_have_is_not_found(aks: AksProvider, arm: 
     assert not arm.requests
 
 
-async def test_only_own_pools_are_listed_over_all_pages(aks: AksProvider, arm: ArmEmulator) -> None:
+async def test_all_pools_are_listed_over_all_pages(aks: AksProvider, arm: ArmEmulator) -> None:
     assert await aks.list() == []
     for name in ("nodepool1", "other"):
         arm.add_pool(name, {"vmSize": "Standard_D4s_v5"})
@@ -147,6 +147,8 @@ async def test_only_own_pools_are_listed_over_all_pages(aks: AksProvider, arm: A
         await aks.create(replace(SPEC, name=f"ws{number}", owner=f"uid-{number}"))
     arm.requests.clear()
     assert [(instance.name, instance.owner) for instance in await aks.list()] == [
+        ("nodepool1", ""),
+        ("other", ""),
         ("ws0", "uid-0"),
         ("ws1", "uid-1"),
         ("ws2", "uid-2"),

@@ -12,9 +12,10 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
-from kaito.api import machine, workspace
+from kaito.api import machine, nodeclaim, workspace
 from kaito.api.machine import Machine
 from kaito.api.meta import Model, Object, Rule, rule
+from kaito.api.nodeclaim import NodeClaim
 from kaito.api.workspace import Workspace
 
 if typing.TYPE_CHECKING:
@@ -86,6 +87,19 @@ MACHINE_COLUMNS = (
     Column("Provisioner", r".metadata.labels.karpenter\.sh/provisioner-name", wide=True),
     Column("Template", ".spec.machineTemplateRef.name", wide=True),
 )
+NODE_CLAIM_COLUMNS = (
+    Column("Type", r".metadata.labels.node\.kubernetes\.io/instance-type"),
+    Column("Capacity", r".metadata.labels.karpenter\.sh/capacity-type"),
+    Column("Zone", r".metadata.labels.topology\.kubernetes\.io/zone"),
+    Column("Node", ".status.nodeName"),
+    Column("Ready", _condition(nodeclaim.READY)),
+    Column("Age", ".metadata.creationTimestamp", "date"),
+    Column("ImageID", ".status.imageID", wide=True),
+    Column("ID", ".status.providerID", wide=True),
+    Column("NodePool", r".metadata.labels.karpenter\.sh/nodepool", wide=True),
+    Column("NodeClass", ".spec.nodeClassRef.name", wide=True),
+    Column("Drifted", _condition("Drifted"), wide=True),
+)
 
 
 def workspace_crd(supported: Supported) -> dict[str, Any]:
@@ -127,6 +141,24 @@ def machine_crd() -> dict[str, Any]:
         },
         scope="Cluster",
         columns=MACHINE_COLUMNS,
+    )
+
+
+def node_claim_crd() -> dict[str, Any]:
+    """``nodeclaims.karpenter.sh``."""
+    return _definition(
+        {nodeclaim.VERSION: object_schema(NodeClaim)},
+        group=nodeclaim.GROUP,
+        stored=nodeclaim.VERSION,
+        names={
+            "kind": "NodeClaim",
+            "listKind": "NodeClaimList",
+            "plural": "nodeclaims",
+            "singular": "nodeclaim",
+            "categories": ["karpenter"],
+        },
+        scope="Cluster",
+        columns=NODE_CLAIM_COLUMNS,
     )
 
 

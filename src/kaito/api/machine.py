@@ -22,7 +22,7 @@ INSTANCE_TYPES_UNAVAILABLE = "all requested instance types were unavailable duri
 """Message of a False MachineLaunched when no size could be had at all."""
 
 ResourceList = dict[str, int | str]
-_QUANTITY: dict[str, Any] = {
+QUANTITY: dict[str, Any] = {
     "anyOf": [{"type": "integer"}, {"type": "string"}],
     "pattern": PATTERN,
     "x-kubernetes-int-or-string": True,
@@ -44,7 +44,7 @@ class NodeSelectorRequirement(Model):
 
 class ResourceRequirements(Model):
     requests: ResourceList | None = field(
-        "Least resources that the node must have; storage is the size of its OS disk.", values=_QUANTITY
+        "Least resources that the node must have; storage is the size of its OS disk.", values=QUANTITY
     )
 
     def request(self, name: str) -> Quantity | None:
@@ -58,8 +58,8 @@ class KubeletConfiguration(Model):
     container_runtime: str | None = field("Container runtime of the node.")
     max_pods: int | None = field("Most pods on the node.", format="int32", minimum=0)
     pods_per_core: int | None = field("Most pods for each core.", format="int32", minimum=0)
-    system_reserved: ResourceList | None = field("Resources kept for the system.", values=_QUANTITY)
-    kube_reserved: ResourceList | None = field("Resources kept for Kubernetes.", values=_QUANTITY)
+    system_reserved: ResourceList | None = field("Resources kept for the system.", values=QUANTITY)
+    kube_reserved: ResourceList | None = field("Resources kept for Kubernetes.", values=QUANTITY)
     eviction_hard: dict[str, str] | None = field("Thresholds of immediate eviction.")
     eviction_soft: dict[str, str] | None = field("Thresholds of eviction after a grace period.")
     eviction_soft_grace_period: dict[str, str] | None = field("Grace periods of the soft thresholds.")
@@ -116,8 +116,8 @@ class MachineCondition(Model):
 class MachineStatus(Model):
     node_name: str | None = field("The Node that the machine became.")
     provider_id: str | None = field("The instance, as the cloud names it.", alias="providerID")
-    capacity: ResourceList | None = field("Resources of the node.", values=_QUANTITY)
-    allocatable: ResourceList | None = field("Resources of the node that pods may use.", values=_QUANTITY)
+    capacity: ResourceList | None = field("Resources of the node.", values=QUANTITY)
+    allocatable: ResourceList | None = field("Resources of the node that pods may use.", values=QUANTITY)
     conditions: tuple[MachineCondition, ...] | None = field("How far the machine has come.")
 
 

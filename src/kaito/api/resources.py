@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from kaito.api import machine, workspace
+from kaito.api import machine, nodeclaim, workspace
 from kaito.api.machine import Machine
 from kaito.api.meta import Object
+from kaito.api.nodeclaim import NodeClaim
 from kaito.api.workspace import Workspace
 from kaito.runtime import Resource
 
@@ -22,5 +23,8 @@ def _resource(kind: type[ObjectT], group: str, version: str, plural: str, *, nam
 
 WORKSPACES: Resource[Workspace] = _resource(
     Workspace, workspace.GROUP, workspace.VERSION, "workspaces", namespaced=True
+)
+NODE_CLAIMS: Resource[NodeClaim] = _resource(
+    NodeClaim, nodeclaim.GROUP, nodeclaim.VERSION, "nodeclaims", namespaced=False
 )
 MACHINES: Resource[Machine] = _resource(Machine, machine.GROUP, machine.VERSION, "machines", namespaced=False)

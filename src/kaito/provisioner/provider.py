@@ -117,7 +117,7 @@ class CloudProvider(Protocol):
         ...
 
     async def list(self) -> list[Instance]:
-        """All instances that kaito has made."""
+        """All instances there are, whoever owns them."""
         ...
 
     async def delete(self, instance: Instance) -> None:

@@ -44,7 +44,7 @@ class SimulatedProvider:
         return [InstanceType("Standard_NC6s_v3", 6, 112.0, 1), InstanceType("Standard_D4s_v5", 4, 16.0)]
 
     async def list(self) -> list[Instance]:
-        return [instance for instance in self._instances.values() if instance.owner]
+        return list(self._instances.values())
 
     async def delete(self, instance: Instance) -> None:
         if not instance.owner:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 
 from kaito.api.machine import Machine
-from kaito.api.resources import MACHINES
+from kaito.api.meta import Object
+from kaito.api.nodeclaim import NodeClaim
+from kaito.api.resources import MACHINES, NODE_CLAIMS
 from kaito.controllers.machine import add
 from kaito.controllers.machine.settings import Settings
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
@@ -20,11 +22,13 @@ from kaito.provisioner import CloudProvider, load_provider
 from kaito.runtime import (
     EVENTS,
     NODES,
+    PODS,
     Client,
     Manager,
     ManagerOptions,
     Manifest,
     NotFound,
+    Resource,
     Rest,
     RestConfig,
     RuntimeMetrics,
@@ -39,6 +43,7 @@ QUICK = Settings(
     registration_ttl=60.0,
     retry_min=0.05,
     retry_max=0.05,
+    drain_interval=0.05,
     garbage_interval=3600.0,
     garbage_grace=0.0,
 )
@@ -53,9 +58,14 @@ class World:
         self.client = client
         self.arm = arm
         self.settings = QUICK
+        self.resource: Resource[Any] = MACHINES
+        """The kind of claim that the test is about."""
         self.name = f"ws{secrets.token_hex(4)}"
         self.change_node: Callable[[Manifest], None] = lambda node: None
         """What is different about the next Nodes."""
+        self.made_pods: list[str] = []
+        self.other_nodes: list[str] = []
+        """Nodes that are no machine's of the test."""
 
     # The cloud's side
 
@@ -90,14 +100,20 @@ class World:
     # The cluster's side
 
     async def make(self, name: str = "", **changes: Any) -> str:
-        """A Machine as a Workspace makes it; ``changes`` go into its spec."""
-        manifest = machine_manifest(name or self.name)
+        """A claim as a Workspace makes it; ``changes`` go into its spec, but ``metadata`` beside it."""
+        build = machine_manifest if self.resource is MACHINES else node_claim_manifest
+        manifest = build(name or self.name)
+        manifest["metadata"] |= changes.pop("metadata", {})
         manifest["spec"] |= changes
-        await self.client.create(MACHINES, Machine.model_validate(manifest))
+        model: type[Object] = Machine if self.resource is MACHINES else NodeClaim
+        await self.client.create(self.resource, model.model_validate(manifest))
         return name or self.name
 
-    async def machine(self, name: str = "") -> Machine:
-        return await self.client.get(MACHINES, name or self.name)
+    async def machine(self, name: str = "") -> Any:
+        return await self.client.get(self.resource, name or self.name)
+
+    async def delete(self, name: str = "") -> None:
+        await self.client.delete(self.resource, name or self.name)
 
     async def condition(self, type_: str) -> tuple[str, str, str]:
         conditions = (await self.machine()).status.conditions or ()
@@ -114,8 +130,8 @@ class World:
         await eventually(reached)
         return (await self.condition(type_))[2]
 
-    async def ready(self) -> Machine:
-        await self.becomes("Ready", "True")
+    async def ready(self) -> Any:
+        await self.becomes("Ready", "True", "" if self.resource is MACHINES else "Ready")
         return await self.machine()
 
     async def gone(self, name: str = "") -> None:
@@ -138,6 +154,30 @@ class World:
     async def node(self) -> Manifest:
         (node,) = await self.nodes()
         return node
+
+    async def pod(self, name: str, node: str | None, **spec: Any) -> str:
+        """A pod on that node; ``spec`` goes into its spec, but ``metadata`` beside it. Its full name, which tells it from
+        those of other tests."""
+        full = f"{self.name}-{name}"
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": full, "namespace": "default", "labels": {"test": full}} | spec.pop("metadata", {}),
+            "spec": {"nodeName": node, "containers": [{"name": "main", "image": "registry.example/x:1"}], **spec},
+        }
+        await self.client.create(PODS, pod)
+        self.made_pods.append(full)
+        return full
+
+    async def pods(self) -> set[str]:
+        """Names, as the test gave them, of its pods that are there and not on their way out."""
+        found = await self.client.list(PODS, "default")
+        prefix = f"{self.name}-"
+        return {
+            pod["metadata"]["name"].removeprefix(prefix)
+            for pod in found
+            if pod["metadata"]["name"].startswith(prefix) and not pod["metadata"].get("deletionTimestamp")
+        }
 
     async def events(self) -> list[tuple[str, str]]:
         """Reason and note of the Machine's Events, oldest first."""
@@ -174,6 +214,35 @@ class World:
             started.cancel()
             manager.stop()
             await task
+
+
+def node_claim_manifest(name: str) -> dict[str, Any]:
+    """As version 0.12 of the Workspace operator makes them."""
+    requirements = {
+        "karpenter.sh/nodepool": "kaito",
+        "node.kubernetes.io/instance-type": "Standard_NC6s_v3",
+        "kubernetes.io/os": "linux",
+        "karpenter.azure.com/sku-name": "Standard_NC6s_v3",
+    }
+    return {
+        "apiVersion": "karpenter.sh/v1",
+        "kind": "NodeClaim",
+        "metadata": {
+            "name": name,
+            "labels": {
+                "karpenter.sh/nodepool": "kaito",
+                "kaito.sh/workspace": "w",
+                "kaito.sh/workspacenamespace": "default",
+            },
+            "annotations": {"karpenter.sh/do-not-disrupt": "true", "kaito.sh/node-image-family": "ubuntu"},
+        },
+        "spec": {
+            "nodeClassRef": {"group": "kaito.sh", "kind": "KaitoNodeClass", "name": "default"},
+            "requirements": [{"key": key, "operator": "In", "values": [value]} for key, value in requirements.items()],
+            "resources": {"requests": {"storage": "50Gi"}},
+            "taints": [{"key": "sku", "value": "gpu", "effect": "NoSchedule"}],
+        },
+    }
 
 
 def machine_manifest(name: str) -> dict[str, Any]:
@@ -239,10 +308,17 @@ async def world(config: RestConfig, arm_options: ArmOptions) -> AsyncIterator[Wo
 
 async def clean_up(world: World) -> None:
     """Leave nothing of this test on a server that outlives it."""
+    for pod in world.made_pods:
+        with suppress(NotFound):
+            await world.client.delete(PODS, pod, "default", grace_period=0)
+    for node in world.other_nodes:
+        with suppress(NotFound):
+            await world.client.delete(NODES, node)
     bare = {"metadata": {"finalizers": None}}
     for name in {world.name, *world.arm.pools}:
         for resource, names in (
             (MACHINES, [name]),
+            (NODE_CLAIMS, [name]),
             (NODES, [node["metadata"]["name"] for node in await world.nodes(name)]),
         ):
             for each in names:

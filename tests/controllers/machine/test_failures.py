@@ -170,7 +170,7 @@ async def test_a_node_that_never_comes_is_waited_for_only_so_long(world: World) 
 
 
 async def test_a_node_that_vanishes_is_replaced_with_its_pool(world: World) -> None:
-    world.settings = replace(world.settings, registration_ttl=1.0)
+    world.settings = replace(world.settings, node_grace=1.0)
     async with world.running():
         await world.make()
         machine = await world.ready()
@@ -181,7 +181,8 @@ async def test_a_node_that_vanishes_is_replaced_with_its_pool(world: World) -> N
     async with world.running():
         await world.becomes("MachineRegistered", "False", "NodeNotFound")
         assert (await world.condition("Ready"))[0] == "False"
-        await world.told("RegistrationTimeout")
+        assert "has gone from the cluster" in (await world.condition("NodeReady"))[2]
+        await world.told("NodeUnhealthy")
         await world.ready()
     assert (world.count("PUT"), world.count("DELETE")) == (2, 1)
     assert (await world.machine()).metadata.uid == machine.metadata.uid

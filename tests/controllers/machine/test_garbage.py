@@ -14,12 +14,14 @@ from prometheus_client import CollectorRegistry
 from controllers.machine.conftest import World, machine_manifest
 from kaito.api.machine import Machine
 from kaito.api.resources import MACHINES
-from kaito.controllers.machine.garbage import NOTHING, GarbageCollector, find_garbage
-from kaito.controllers.machine.metrics import MachineMetrics
+from kaito.controllers.machine.claims import MACHINE, Claim
+from kaito.controllers.machine.cloud import Cloud
+from kaito.controllers.machine.garbage import NOTHING, Garbage, GarbageCollector, find_garbage
+from kaito.controllers.machine.metrics import ClaimMetrics
 from kaito.devcluster.arm import Fault, build_node
 from kaito.devcluster.arm.errors import ArmError
 from kaito.provisioner import Instance, InstanceState, load_provider
-from kaito.runtime import NODES, EventRecorder, Lister, Stored, SystemClock
+from kaito.runtime import NODES, SINGLETON, EventRecorder, Lister, ObjectMeta, Request, Stored, SystemClock
 from kaito.runtime.cache.store import Store
 from kaito.runtime.manager.recorder import EventWriter
 from support.waiting import eventually
@@ -55,6 +57,17 @@ def node(pool: str = "ws1", **metadata: Any) -> Stored[Any]:
     return Stored(NODES, NODES.encode(manifest))
 
 
+def found(
+    instances: list[Instance],
+    machines: list[Machine],
+    nodes: list[Stored[Any]],
+    workspaces: dict[tuple[str, str], str] | None = None,
+) -> Garbage:
+    held = [ObjectMeta(name=each.metadata.name, uid=each.metadata.uid) for each in machines]
+    claims = [Claim(MACHINE, each) for each in machines]
+    return find_garbage(instances, held, claims, nodes, workspaces, NOON, GRACE)
+
+
 @pytest.mark.parametrize(
     ("instances", "machines", "nodes"),
     [
@@ -62,7 +75,6 @@ def node(pool: str = "ws1", **metadata: Any) -> Stored[Any]:
         ([instance()], [machine(launched="Unknown")], []),
         ([], [machine(launched="Unknown")], []),
         ([], [machine(deletionTimestamp="2024-11-16T12:00:00Z")], [node()]),
-        ([], [machine(labels={})], []),
         ([instance(created_at=NOON)], [], []),
         ([instance(state=InstanceState.DELETING)], [], [node()]),
         ([], [], [node(labels={"kaito.sh/workspace": "w"})]),
@@ -71,42 +83,66 @@ def node(pool: str = "ws1", **metadata: Any) -> Stored[Any]:
     ],
 )
 def test_what_is_not_garbage(instances: list[Instance], machines: list[Machine], nodes: list[Stored[Any]]) -> None:
-    assert find_garbage(instances, machines, nodes, NOON, GRACE) == NOTHING
+    assert found(instances, machines, nodes) == NOTHING
 
 
 def test_what_is_garbage() -> None:
-    assert list(find_garbage([instance()], [], [], NOON, GRACE).instances) == ["uid-1"]
-    assert list(find_garbage([instance(created_at=None)], [], [], NOON, GRACE).instances) == ["uid-1"]
-    assert list(find_garbage([], [machine()], [], NOON, GRACE).machines) == ["uid-1"]
-    assert list(find_garbage([], [], [node()], NOON, GRACE).nodes) == ["node-1"]
+    assert list(found([instance()], [], []).instances) == ["uid-1"]
+    assert list(found([instance(created_at=None)], [], []).instances) == ["uid-1"]
+    assert list(found([], [machine()], []).claims) == ["uid-1"]
+    assert list(found([], [], [node()]).nodes) == ["node-1"]
 
 
 def test_a_machine_of_the_same_name_does_not_hold_the_instance_of_another() -> None:
-    found = find_garbage([instance("uid-old")], [machine("uid-new")], [], NOON, GRACE)
-    assert (list(found.instances), list(found.machines)) == (["uid-old"], ["uid-new"])
+    certain = found([instance("uid-old")], [machine("uid-new")], [])
+    assert (list(certain.instances), list(certain.claims)) == (["uid-old"], ["uid-new"])
 
 
 def test_only_what_was_seen_before_is_certain() -> None:
-    found = find_garbage([instance()], [], [node()], NOON, GRACE)
-    assert found.confirmed(NOTHING) == NOTHING
-    assert found.confirmed(found) == found
+    seen = found([instance()], [], [node()])
+    assert seen.confirmed(NOTHING) == NOTHING
+    assert seen.confirmed(seen) == seen
+
+
+def test_a_machine_whose_workspace_is_gone() -> None:
+    seen = {"kaito.sh/workspace-uid": "w-1"}
+    old = machine(creationTimestamp="2024-11-16T11:00:00Z", annotations=seen)
+    assert list(found([instance()], [old], [], {("default", "other"): "o-1"}).orphans) == ["uid-1"]
+    assert found([instance()], [old], [], {("default", "w"): "w-2"}) == NOTHING
+    # Labels alone may name a Workspace that never was.
+    unseen = machine(creationTimestamp="2024-11-16T11:00:00Z")
+    assert found([instance()], [unseen], [], {}) == NOTHING
+    ((marked, uid),) = found([instance()], [unseen], [], {("default", "w"): "w-1"}).unmarked
+    assert (marked.name, uid) == ("ws1", "w-1")
+    # Where Workspaces are not known, another operator asks for the nodes.
+    assert found([instance()], [old], [], None) == NOTHING
+    for young_or_free in (
+        machine(annotations=seen, creationTimestamp="2024-11-16T12:00:00Z"),
+        machine(annotations=seen, creationTimestamp="2024-11-16T11:00:00Z", labels={"kaito.sh/ragengine": "r"}),
+        machine(annotations=seen, creationTimestamp="2024-11-16T11:00:00Z", deletionTimestamp="2024-11-16T11:30:00Z"),
+    ):
+        assert found([instance()], [young_or_free], [], {}) == NOTHING
 
 
 async def test_garbage_is_seen_twice_in_a_row_before_it_is_removed(world: World) -> None:
     orphan = {"vmSize": "Standard_NC6s_v3", "tags": {"kaito.sh_machine-uid": "uid-1"}}
     world.arm.add_pool(world.name, orphan)
-    no_nodes: Lister[Any] = Lister(Store(NODES, on_index_error=lambda error: None), lambda: None)
+    nothing: Lister[Any] = Lister(Store(NODES, on_index_error=lambda error: None), lambda: None)
     provider = load_provider("aks", world.environ())
-    metrics = MachineMetrics(CollectorRegistry())
     recorder = EventRecorder(EventWriter(world.client, SystemClock(), "test"), "test")
-    collector = GarbageCollector(world.client, no_nodes, provider, recorder, SystemClock(), world.settings, metrics)
+    cloud = Cloud(provider, lambda name: None, interval=1.0, idle_interval=1.0)
+    metrics = ClaimMetrics(CollectorRegistry())
+    listers = {MACHINE: nothing}
+    settings = world.settings
+    collector = GarbageCollector(world.client, listers, nothing, cloud, recorder, SystemClock(), settings, metrics)
+    round_ = Request(SINGLETON)
     try:
-        await collector.collect()
+        await collector.reconcile(round_)
         world.arm.faults.add(Fault(method="LIST", error=ArmError(503, "ServiceUnavailable", "later")))
-        await collector.collect()
-        await collector.collect()
+        await collector.reconcile(round_)
+        await collector.reconcile(round_)
         assert world.count("DELETE") == 0
-        await collector.collect()
+        await collector.reconcile(round_)
         assert world.count("DELETE") == 1
     finally:
         await provider.aclose()

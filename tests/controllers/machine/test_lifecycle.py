@@ -29,6 +29,7 @@ async def test_a_machine_becomes_a_ready_node(world: World) -> None:
             "MachineInitialized": "True",
             "MachineLaunched": "True",
             "MachineRegistered": "True",
+            "NodeReady": "True",
             "Ready": "True",
         }
         assert machine.metadata.finalizers == ("karpenter.sh/termination",)
@@ -84,6 +85,7 @@ async def test_the_request_to_azure_for_the_published_example(world: World) -> N
             "type": "VirtualMachineScaleSets",
             "mode": "User",
             "osType": "Linux",
+            "osSKU": "Ubuntu",
             "osDiskSizeGB": 50,
             "nodeLabels": {
                 "apps": "phi-3",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -12,10 +11,13 @@ from prometheus_client import CollectorRegistry
 from controllers.machine.conftest import machine_manifest
 from kaito.api.machine import Machine, Taint
 from kaito.controllers.machine import nodes, setup
-from kaito.controllers.machine.context import Caches, MachineContext
+from kaito.controllers.machine.breaker import Breaker
+from kaito.controllers.machine.claims import MACHINE, Claim
+from kaito.controllers.machine.cloud import Cloud
+from kaito.controllers.machine.context import ClaimContext
 from kaito.controllers.machine.instance import instance_spec
 from kaito.controllers.machine.launch import LaunchStep
-from kaito.controllers.machine.metrics import MachineMetrics, MeteredProvider
+from kaito.controllers.machine.metrics import ClaimMetrics, MeteredProvider
 from kaito.controllers.machine.settings import Settings
 from kaito.controllers.pipeline import Fail, Wait, status_patch
 from kaito.provisioner import (
@@ -23,6 +25,7 @@ from kaito.provisioner import (
     InstanceNotFound,
     InstanceSpec,
     InstanceState,
+    InstanceType,
     InvalidRequest,
     ProviderError,
     QuotaExceeded,
@@ -53,13 +56,17 @@ def machine(**changes: Any) -> Machine:
     return Machine.model_validate(manifest | changes)
 
 
+def claim(**changes: Any) -> Claim:
+    return Claim(MACHINE, machine(**changes))
+
+
 def sizes(*names: str) -> dict[str, Any]:
     return {"requirements": [{"key": "node.kubernetes.io/instance-type", "operator": "In", "values": list(names)}]}
 
 
 class TestInstanceSpec:
     def test_of_a_workspaces_machine(self) -> None:
-        assert instance_spec(machine()) == InstanceSpec(
+        assert instance_spec(claim()) == InstanceSpec(
             name="ws1",
             owner="uid-1",
             vm_sizes=("Standard_NC6s_v3",),
@@ -73,43 +80,44 @@ class TestInstanceSpec:
             },
             taints=(Taint(key="sku", value="gpu", effect="NoSchedule"),),
             os_disk_gib=50,
+            os_sku="Ubuntu",
             tags={"kaito.sh_workspace": "default/w"},
         )
 
     def test_sizes_keep_their_order(self) -> None:
-        spec = instance_spec(machine(spec=sizes("Standard_D4s_v5", "Standard_NC6s_v3")))
+        spec = instance_spec(claim(spec=sizes("Standard_D4s_v5", "Standard_NC6s_v3")))
         assert spec.vm_sizes == ("Standard_D4s_v5", "Standard_NC6s_v3")
         assert spec.labels["kaito.sh/machine-type"] == "cpu"
 
     def test_what_the_last_node_was_like_is_not_asked_of_the_next(self) -> None:
         shown = {"kaito.sh/workspace": "w", "node.kubernetes.io/instance-type": "x", "karpenter.k8s.azure/zone": "1"}
-        spec = instance_spec(machine(metadata={"labels": shown}))
+        spec = instance_spec(claim(metadata={"labels": shown}))
         assert not {"node.kubernetes.io/instance-type", "karpenter.k8s.azure/zone"} & spec.labels.keys()
         assert spec.tags == {}
 
     @pytest.mark.parametrize(("storage", "disk"), [("50Gi", 50), ("100G", 94), ("1", 1), ("0", 0), (None, 0)])
     def test_disks_are_counted_in_whole_gib(self, storage: str | None, disk: int) -> None:
         requests = {} if storage is None else {"storage": storage}
-        assert instance_spec(machine(spec={"resources": {"requests": requests}})).os_disk_gib == disk
+        assert instance_spec(claim(spec={"resources": {"requests": requests}})).os_disk_gib == disk
 
     def test_what_cannot_be_asked_for(self) -> None:
         with pytest.raises(InvalidRequest, match="no requirement for instance type"):
             instance_spec(
-                machine(spec={"requirements": [{"key": "node.kubernetes.io/instance-type", "operator": "Exists"}]})
+                claim(spec={"requirements": [{"key": "node.kubernetes.io/instance-type", "operator": "Exists"}]})
             )
         with pytest.raises(InvalidRequest, match=r"storage: 'much' is not a quantity"):
-            instance_spec(machine(spec={"resources": {"requests": {"storage": "much"}}}))
+            instance_spec(claim(spec={"resources": {"requests": {"storage": "much"}}}))
 
 
-class Cloud:
-    """A provider that answers everything with one thing."""
+class Provider:
+    """A provider whose instances are given, and which answers every call beyond lists with one thing."""
 
     name = "fake"
 
-    def __init__(self, answer: Instance | Exception) -> None:
+    def __init__(self, answer: Instance | Exception, *known: Instance) -> None:
         self.answer = answer
+        self.known = list(known)
         self.calls: list[str] = []
-        self.closed = False
 
     def _answer(self, call: str) -> Instance:
         self.calls.append(call)
@@ -123,27 +131,39 @@ class Cloud:
     async def get(self, name: str) -> Instance:
         return self._answer("get")
 
+    async def instance_types(self) -> list[InstanceType]:
+        return []
+
     async def list(self) -> list[Instance]:
-        return [self._answer("list")]
+        return self.known
 
     async def delete(self, instance: Instance) -> None:
         self._answer("delete")
 
     async def aclose(self) -> None:
-        self.closed = True
+        """There is nothing to close."""
 
 
 def raise_index_error(error: Exception) -> None:
     raise error
 
 
-def context(subject: Machine, cloud: Cloud, now: datetime) -> MachineContext:
+async def context(subject: Machine, provider: Provider, now: datetime) -> ClaimContext:
+    """After the first list of instances."""
     store = Store(NODES, on_index_error=raise_index_error)
     store.add_index(nodes.POOL_INDEX, nodes.pools_of)
     lister: Lister[Any] = Lister(store, lambda: None)
-    caches = Caches(machines=lister, nodes=lister)
-    return MachineContext(
-        subject, client=None, caches=caches, provider=cloud, settings=Settings(), now=now, emit=lambda *_: None
+    cloud = Cloud(provider, lambda name: None, interval=1.0, idle_interval=1.0)
+    await cloud.refresh()
+    return ClaimContext(
+        claim=Claim(MACHINE, subject),
+        client=None,
+        node_lister=lister,
+        cloud=cloud,
+        breaker=Breaker(list, lister, 0.2),
+        settings=Settings(),
+        now=now,
+        emit=lambda *_: None,
     )
 
 
@@ -161,14 +181,14 @@ def launched(status: str, reason: str, since: float = 0.0) -> dict[str, Any]:
 async def test_pauses_grow_with_the_time_that_was_tried(tried: float, pause: float) -> None:
     """The Machine was made at noon."""
     subject = machine(status=launched("Unknown", "Launching"))
-    failed = await LaunchStep().reconcile(context(subject, Cloud(ProviderError("odd")), at(tried)))
+    failed = await LaunchStep().reconcile(await context(subject, Provider(ProviderError("odd")), at(tried)))
     assert failed == Fail("LaunchFailed", "odd", pause)
     # A new process knows as much.
     subject = machine(status=launched("False", "LaunchFailed", since=tried))
-    cloud = Cloud(InstanceNotFound("none"))
-    waiting = await LaunchStep().reconcile(context(subject, cloud, at(tried + pause - 10)))
+    cloud = Provider(InstanceNotFound("none"))
+    waiting = await LaunchStep().reconcile(await context(subject, cloud, at(tried + pause - 10)))
     assert waiting == Fail("LaunchFailed", "m", 10)
-    again = await LaunchStep().reconcile(context(subject, cloud, at(tried + pause)))
+    again = await LaunchStep().reconcile(await context(subject, cloud, at(tried + pause)))
     assert isinstance(again, Wait)
     assert (again.reason, again.status, again.requeue_after) == ("Launching", "Unknown", 0.0)
     assert "create" not in cloud.calls
@@ -176,41 +196,47 @@ async def test_pauses_grow_with_the_time_that_was_tried(tried: float, pause: flo
 
 async def test_what_only_a_person_can_mend_is_tried_seldom() -> None:
     subject = machine(status=launched("Unknown", "Launching"))
-    failed = await LaunchStep().reconcile(context(subject, Cloud(QuotaExceeded("no", code="Quota")), at(1)))
+    failed = await LaunchStep().reconcile(await context(subject, Provider(QuotaExceeded("no", code="Quota")), at(1)))
     assert failed == Fail("LaunchFailed", "Quota: no", 300.0)
 
 
 async def test_the_cloud_is_left_alone_for_as_long_as_it_asks() -> None:
     for status, reason in (("Unknown", "Launching"), ("False", "LaunchFailed")):
         subject = machine(status=launched(status, reason))
-        outcome = await LaunchStep().reconcile(context(subject, Cloud(Throttled("slow", retry_after=77.0)), at(1)))
+        outcome = await LaunchStep().reconcile(
+            await context(subject, Provider(Throttled("slow", retry_after=77.0)), at(1))
+        )
         assert isinstance(outcome, Wait | Fail)
         assert (outcome.reason, outcome.requeue_after) == (reason, 77.0)
 
 
 @pytest.mark.parametrize("state", [InstanceState.RUNNING, InstanceState.CREATING, InstanceState.UPDATING])
 async def test_an_instance_that_came_about_in_spite_of_an_error_is_kept(state: InstanceState) -> None:
-    cloud = Cloud(Instance("ws1", state, state.value, "Standard_NC6s_v3", "uid-1"))
-    outcome = await LaunchStep().reconcile(context(machine(status=launched("False", "LaunchFailed")), cloud, at(1)))
+    known = Instance("ws1", state, state.value, "Standard_NC6s_v3", "uid-1")
+    cloud = Provider(AssertionError(), known)
+    outcome = await LaunchStep().reconcile(
+        await context(machine(status=launched("False", "LaunchFailed")), cloud, at(1))
+    )
     assert not isinstance(outcome, Fail)
-    assert cloud.calls == ["get"]
+    assert cloud.calls == []
 
 
 async def test_one_whose_node_never_came_is_not_kept() -> None:
-    cloud = Cloud(Instance("ws1", InstanceState.RUNNING, "Succeeded", "Standard_NC6s_v3", "uid-1"))
+    known = Instance("ws1", InstanceState.RUNNING, "Succeeded", "Standard_NC6s_v3", "uid-1")
+    cloud = Provider(known, known)
     status = launched("False", "RegistrationTimeout")
-    assert await LaunchStep().reconcile(context(machine(status=status), cloud, at(1))) == Fail(
-        "RegistrationTimeout", "m", 10.0
+    assert await LaunchStep().reconcile(await context(machine(status=status), cloud, at(1))) == Fail(
+        "RegistrationTimeout", "m", 60.0
     )
-    assert cloud.calls == ["get", "delete"]
+    assert cloud.calls == ["delete"]
 
 
 async def test_nothing_is_asked_of_the_cloud_before_it_is_announced_nor_once_it_runs() -> None:
-    cloud = Cloud(AssertionError())
-    announced = await LaunchStep().reconcile(context(machine(), cloud, at(0)))
+    cloud = Provider(AssertionError())
+    announced = await LaunchStep().reconcile(await context(machine(), cloud, at(0)))
     assert isinstance(announced, Wait)
     assert (announced.reason, announced.status) == ("Launching", "Unknown")
-    await LaunchStep().reconcile(context(machine(status=launched("True", "")), cloud, at(1e6)))
+    await LaunchStep().reconcile(await context(machine(status=launched("True", "")), cloud, at(1)))
     assert cloud.calls == []
 
 
@@ -244,40 +270,16 @@ def test_heartbeats_of_nodes_do_not_matter() -> None:
     assert nodes.matters(node_event({"spec": {"providerID": "x"}}))
 
 
-async def test_a_provider_is_closed_after_its_last_call() -> None:
-    release = asyncio.Event()
-
-    class Slow(Cloud):
-        async def get(self, name: str) -> Instance:
-            await release.wait()
-            assert not self.closed
-            return self._answer("get")
-
-    cloud = Slow(Instance("ws1", InstanceState.RUNNING, "Succeeded", "s", "uid-1"))
-    metered = MeteredProvider(cloud, MachineMetrics(CollectorRegistry()), fence(open_until=float("inf")))
-    call = asyncio.create_task(metered.get("ws1"))
-    await asyncio.sleep(0)
-    closing = asyncio.create_task(metered.aclose())
-    await asyncio.sleep(0)
-    release.set()
-    assert (await call).name == "ws1"
-    await closing
-    assert cloud.closed
-
-
 async def test_a_process_that_may_no_longer_lead_changes_nothing_in_the_cloud() -> None:
-    cloud = Cloud(instance := Instance("ws1", InstanceState.RUNNING, "Succeeded", "s", "uid-1"))
-    metered = MeteredProvider(cloud, MachineMetrics(CollectorRegistry()), fence(open_until=float("-inf")))
+    cloud = Provider(instance := Instance("ws1", InstanceState.RUNNING, "Succeeded", "s", "uid-1"))
+    fence = Fence(SystemClock(), lambda: None, valid_until=float("-inf"))
+    metered = MeteredProvider(cloud, ClaimMetrics(CollectorRegistry()), fence)
     with pytest.raises(FencedError):
         await metered.delete(instance)
     with pytest.raises(FencedError):
         await metered.create(cast(Any, None))
     assert cloud.calls == []
     assert await metered.get("ws1") == instance
-
-
-def fence(open_until: float) -> Fence:
-    return Fence(SystemClock(), lambda: None, valid_until=open_until)
 
 
 class TestSettings:

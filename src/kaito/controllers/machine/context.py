@@ -3,73 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from kaito.api import labels
 from kaito.controllers.machine import nodes
-from kaito.runtime import parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from datetime import datetime
 
-    from kaito.api.machine import Machine, MachineCondition
+    from kaito.controllers.machine.breaker import Breaker
+    from kaito.controllers.machine.claims import Claim
+    from kaito.controllers.machine.cloud import Cloud
+    from kaito.controllers.machine.health import Trouble
     from kaito.controllers.machine.settings import Settings
-    from kaito.controllers.pipeline import EventKind
-    from kaito.provisioner import CloudProvider
+    from kaito.controllers.pipeline import EventKind, Finding
     from kaito.runtime import Client, Lister, Manifest
 
 
-@dataclass(frozen=True, slots=True)
-class Caches:
-    """Cached reads of everything the controller watches."""
-
-    machines: Lister[Machine]
-    nodes: Lister[Manifest]
-    """Indexed by ``nodes.POOL_INDEX``."""
-
-
 @dataclass(slots=True)
-class MachineContext:
-    """One Machine as it was read, the means to act on it, and what earlier steps have found out."""
+class ClaimContext:
+    """One claim as it was read, the means to act on it, and what earlier steps have found out."""
 
-    machine: Machine
+    claim: Claim
     client: Client
-    caches: Caches
-    provider: CloudProvider
+    node_lister: Lister[Manifest]
+    """Indexed by ``nodes.POOL_INDEX``."""
+    cloud: Cloud
+    breaker: Breaker
     settings: Settings
     now: datetime
     emit: Callable[[EventKind, str, str], None]
-    """Tell the Machine's story: type (Normal or Warning), reason, note."""
+    """Tell the claim's story: type (Normal or Warning), reason, note."""
+    trouble: Trouble | None = None
+    """What is wrong with the claim's Node."""
     node: Manifest | None = None
-    """The Node that the Machine became."""
+    """The Node that the claim became."""
+    foreign: bool = False
+    """Whether the instance of the claim's name turned out to be someone else's."""
     observed: dict[str, Any] = field(default_factory=dict)
-    """Fields of the status to be, apart from its conditions."""
+    """Fields of the status to be, apart from its conditions; None removes one."""
+    findings: list[Finding] = field(default_factory=list)
+    """Conditions that no step answers for."""
+    dropped: set[str] = field(default_factory=set)
+    """Conditions that have nothing more to say."""
 
     @property
     def name(self) -> str:
-        return self.machine.metadata.name
+        return self.claim.name
 
     @property
     def uid(self) -> str:
-        return self.machine.metadata.uid
-
-    @property
-    def created(self) -> datetime:
-        text = self.machine.metadata.creation_timestamp
-        return parse_time(text) if text else self.now
+        return self.claim.uid
 
     def nodes(self) -> list[Manifest]:
-        """The Nodes of the Machine's instance."""
-        return [stored.decode() for stored in self.caches.nodes.by_index(nodes.POOL_INDEX, self.name)]
-
-    def since(self, condition: MachineCondition) -> timedelta:
-        """How long the condition has said what it says."""
-        changed = condition.last_transition_time
-        return self.now - parse_time(changed) if changed else timedelta(0)
-
-
-def is_managed(own_labels: Mapping[str, str]) -> bool:
-    """Whether a Machine with these labels is this controller's affair: others may use the kind for their own ends."""
-    return labels.WORKSPACE in own_labels or labels.RAG_ENGINE in own_labels
+        """The Nodes of the claim's instance."""
+        return [stored.decode() for stored in self.node_lister.by_index(nodes.POOL_INDEX, self.name)]

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from kaito.api import labels
-from kaito.api.conditions import is_true
-from kaito.api.machine import INITIALIZED
 from kaito.controllers.machine import nodes
+from kaito.controllers.machine.claims import INITIALIZED
 from kaito.controllers.pipeline import Outcome, Proceed, Wait
 from kaito.runtime import NODES, NotFound
 
 if TYPE_CHECKING:
-    from kaito.api.machine import Machine
-    from kaito.controllers.machine.context import MachineContext
+    from kaito.controllers.machine.claims import Claim
+    from kaito.controllers.machine.context import ClaimContext
     from kaito.runtime import Manifest
 
 
@@ -22,11 +21,11 @@ class InitializationStep:
     failed: ClassVar[str] = "InitializationFailed"
     missing: ClassVar[tuple[str, str]] = ("MachineNotInitialized", "Machine is not initialized")
 
-    async def reconcile(self, ctx: MachineContext) -> Outcome:
+    async def reconcile(self, ctx: ClaimContext) -> Outcome:
         node = ctx.node
         assert node is not None, "the registration step has proceeded"
-        if not is_true(ctx.machine.status.conditions, INITIALIZED):
-            obstacle = _obstacle(ctx.machine, node)
+        if not ctx.claim.holds(INITIALIZED):
+            obstacle = _obstacle(ctx.claim, node)
             if obstacle is not None:
                 return Wait(*obstacle)
         name = nodes.name_of(node)
@@ -38,18 +37,17 @@ class InitializationStep:
         return Proceed(message=f"Node {name} is ready for pods")
 
 
-def _obstacle(machine: Machine, node: Manifest) -> tuple[str, str] | None:
+def _obstacle(claim: Claim, node: Manifest) -> tuple[str, str] | None:
     """Reason and message of what the Node still lacks."""
     name = nodes.name_of(node)
     if not nodes.is_ready(node):
         return "NodeNotReady", f"Node {name} is not ready"
-    if taint := nodes.startup_taint_left(node, machine.spec.startup_taints or ()):
+    if taint := nodes.startup_taint_left(node, claim.startup_taints):
         return "StartupTaintsExist", f"Node {name} still has the startup taint {taint}"
     if taint := nodes.ephemeral_taint_left(node):
         return "KnownEphemeralTaintsExist", f"Node {name} still has the taint {taint}"
-    resources = machine.spec.resources
-    requested = (resources.requests or {}) if resources else {}
-    wanted = [key for key in requested if key != "storage" and resources and resources.request(key)]
+    requested = claim.resources.requests or {}
+    wanted = [key for key in requested if key != "storage" and claim.resources.request(key)]
     if resource := nodes.resource_missing(node, wanted):
         return "ResourceNotRegistered", f"Node {name} does not offer {resource} yet"
     return None

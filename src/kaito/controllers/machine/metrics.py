@@ -1,11 +1,10 @@
-"""What the Machine controller counts, under the names of the field.
+"""What the machine controller counts, under the names of the field.
 
 Counters carry the suffix ``_total``, which the exposition format demands of them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, final
 from prometheus_client import Counter, Histogram
 
 from kaito.api import labels
-from kaito.api.machine import INITIALIZED, LAUNCHED, REGISTERED
+from kaito.controllers.machine.claims import INITIALIZED, LAUNCHED, MACHINE, READY, REGISTERED
 from kaito.provisioner import InstanceNotFound, ProviderError
 
 if TYPE_CHECKING:
@@ -21,31 +20,53 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
-    from kaito.api.machine import Machine
+    from kaito.controllers.machine.claims import Claim
     from kaito.provisioner import CloudProvider, Instance, InstanceSpec, InstanceType
     from kaito.runtime import Fence
 
 CONTROLLER = "machine"
 CALL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 """Seconds; a call is cut off after 60."""
+TERMINATION_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0)
+"""Seconds."""
 
-DELETED, GARBAGE_COLLECTED, REGISTRATION = "deleted", "garbage_collected", "liveness"
-"""Why a Machine, or the instance of one, was terminated."""
+DELETED, GARBAGE_COLLECTED, REGISTRATION, UNHEALTHY = "deleted", "garbage_collected", "liveness", "unhealthy"
+"""Why a claim, or the instance of one, was ended."""
 
 
 @final
-class MachineMetrics:
+class ClaimMetrics:
+    """Machines are counted by provisioner, NodeClaims by node pool."""
+
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str, *label_names: str) -> Counter:
             return Counter(f"karpenter_{name}", text, label_names, registry=registry)
 
-        self._created = counter("machines_created", "Machines taken on", "provisioner")
-        self._terminated = counter("machines_terminated", "Machines and instances ended", "reason", "provisioner")
+        self._created = {
+            True: counter("machines_created", "Machines taken on", "provisioner"),
+            False: counter("nodeclaims_created", "NodeClaims taken on", "nodepool"),
+        }
+        self._machines_terminated = counter(
+            "machines_terminated", "Machines and instances ended", "reason", "provisioner"
+        )
+        self._claims_terminated = counter("nodeclaims_terminated", "NodeClaims ended", "nodepool", "capacity_type")
+        self._claims_disrupted = counter(
+            "nodeclaims_disrupted", "NodeClaims whose instance was replaced", "reason", "nodepool", "capacity_type"
+        )
         self._became = {
             LAUNCHED: counter("machines_launched", "Machines whose instance runs", "provisioner"),
             REGISTERED: counter("machines_registered", "Machines whose Node has joined", "provisioner"),
             INITIALIZED: counter("machines_initialized", "Machines whose Node is ready", "provisioner"),
         }
+        self._nodes_created = counter("nodes_created", "Nodes that have joined for a claim", "nodepool")
+        self._nodes_terminated = counter("nodes_terminated", "Nodes that have gone with their claim", "nodepool")
+        self._termination = Histogram(
+            "karpenter_nodeclaims_termination_duration_seconds",
+            "From the request to delete a claim until nothing is left of it",
+            ("nodepool",),
+            buckets=TERMINATION_BUCKETS,
+            registry=registry,
+        )
         self.call_duration = Histogram(
             "karpenter_cloudprovider_duration_seconds",
             "Length of a call to the cloud",
@@ -57,19 +78,39 @@ class MachineMetrics:
             "cloudprovider_errors", "Calls to the cloud that failed", "controller", "method", "provider", "error"
         )
 
-    def created(self, machine: Machine) -> None:
-        self._created.labels(_provisioner(machine)).inc()
+    def created(self, claim: Claim) -> None:
+        self._created[claim.kind is MACHINE].labels(_pool(claim)).inc()
 
-    def became(self, machine: Machine, condition: str) -> None:
-        if condition in self._became:
-            self._became[condition].labels(_provisioner(machine)).inc()
+    def became(self, claim: Claim, condition: str) -> None:
+        if condition == REGISTERED:
+            self._nodes_created.labels(_pool(claim)).inc()
+        if claim.kind is MACHINE and condition != READY:
+            self._became[condition].labels(_pool(claim)).inc()
 
-    def terminated(self, machine: Machine, reason: str) -> None:
-        self._terminated.labels(reason, _provisioner(machine)).inc()
+    def disrupted(self, claim: Claim, reason: str) -> None:
+        """Its instance is replaced, or the claim deleted for want of one."""
+        if claim.kind is MACHINE:
+            self._machines_terminated.labels(reason, _pool(claim)).inc()
+        else:
+            self._claims_disrupted.labels(reason, _pool(claim), _capacity_type(claim)).inc()
+
+    def terminated(self, claim: Claim, reason: str, seconds: float) -> None:
+        """It is gone, ``seconds`` after that was asked for."""
+        if claim.kind is MACHINE:
+            self._machines_terminated.labels(reason, _pool(claim)).inc()
+        else:
+            self._claims_terminated.labels(_pool(claim), _capacity_type(claim)).inc()
+        self._termination.labels(_pool(claim)).observe(seconds)
+        if claim.node_name:
+            self._nodes_terminated.labels(_pool(claim)).inc()
 
 
-def _provisioner(machine: Machine) -> str:
-    return machine.metadata.label(labels.PROVISIONER_NAME) or ""
+def _pool(claim: Claim) -> str:
+    return claim.metadata.label(claim.kind.pool_label[0]) or ""
+
+
+def _capacity_type(claim: Claim) -> str:
+    return claim.metadata.label(labels.CAPACITY_TYPE) or ""
 
 
 @final
@@ -77,14 +118,11 @@ class MeteredProvider:
     """A provider whose calls are counted and measured, and whose writes ask ``fence`` first; that an instance is not there
     is no error."""
 
-    def __init__(self, provider: CloudProvider, metrics: MachineMetrics, fence: Fence) -> None:
+    def __init__(self, provider: CloudProvider, metrics: ClaimMetrics, fence: Fence) -> None:
         self.name = provider.name
         self._provider = provider
         self._metrics = metrics
         self._fence = fence
-        self._calls = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     async def create(self, spec: InstanceSpec) -> Instance:
         self._fence.check()
@@ -109,16 +147,10 @@ class MeteredProvider:
             await self._provider.delete(instance)
 
     async def aclose(self) -> None:
-        """Close the provider once no call is in progress."""
-        try:
-            await self._idle.wait()
-        finally:
-            await self._provider.aclose()
+        await self._provider.aclose()
 
     @contextmanager
     def _call(self, method: str) -> Iterator[None]:
-        self._calls += 1
-        self._idle.clear()
         started = time.monotonic()
         try:
             yield
@@ -129,6 +161,3 @@ class MeteredProvider:
             raise
         finally:
             self._metrics.call_duration.labels(CONTROLLER, method, self.name).observe(time.monotonic() - started)
-            self._calls -= 1
-            if not self._calls:
-                self._idle.set()

@@ -31,7 +31,18 @@ def pools_of(node: Stored[Manifest]) -> Iterable[str]:
     return (pool,) if pool else ()
 
 
-def machine_of(node: Stored[Manifest]) -> Iterable[Key]:
+def made_by_kaito(node: Stored[Manifest]) -> bool:
+    """Whether the Node is of an instance that was made for a claim of kaito's."""
+    known = (labels.WORKSPACE, labels.RAG_ENGINE, labels.NODE_CLASS, labels.MACHINE_UID)
+    return any(label in node.labels for label in known)
+
+
+def is_ours(node: Stored[Manifest]) -> bool:
+    """Whether the Node was registered, too: others put the same finalizer on theirs."""
+    return made_by_kaito(node) and labels.TERMINATION_FINALIZER in node.meta.finalizers
+
+
+def claim_of(node: Stored[Manifest]) -> Iterable[Key]:
     return [Key("", pool) for pool in pools_of(node)]
 
 
@@ -77,8 +88,13 @@ def is_deleting(node: Manifest) -> bool:
 
 
 def is_ready(node: Manifest) -> bool:
+    return bool(ready_condition(node).get("status") == "True")
+
+
+def ready_condition(node: Manifest) -> dict[str, Any]:
+    """Empty for a Node that has none."""
     conditions = node.get("status", {}).get("conditions") or ()
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    return next((condition for condition in conditions if condition["type"] == "Ready"), {})
 
 
 def provider_id(node: Manifest) -> str:

@@ -5,19 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kaito.api import labels
-from kaito.api.conditions import find, is_true
-from kaito.api.machine import REGISTERED
-from kaito.api.resources import MACHINES
 from kaito.controllers.machine import nodes
+from kaito.controllers.machine.claims import LAUNCHED, NODE_CLAIM, REGISTERED
 from kaito.controllers.pipeline import Outcome, Proceed, Wait
 from kaito.runtime import NODES, NotFound
 
 if TYPE_CHECKING:
-    from kaito.controllers.machine.context import MachineContext
+    from collections.abc import Iterable
+
+    from kaito.api.machine import Taint
+    from kaito.controllers.machine.context import ClaimContext
     from kaito.runtime import Manifest
 
-_LABELS_OF_NODE = {labels.INSTANCE_TYPE: labels.INSTANCE_TYPE, labels.AZURE_ZONE: "topology.kubernetes.io/zone"}
-"""Labels of the Machine, which ``kubectl get`` shows, and those of the Node that they repeat."""
+_LABELS_OF_NODE = {
+    labels.INSTANCE_TYPE: labels.INSTANCE_TYPE,
+    labels.AZURE_ZONE: labels.ZONE,
+    labels.ZONE: labels.ZONE,
+}
+"""Labels of the claim, which ``kubectl get`` shows, and those of the Node that they repeat."""
 
 
 class RegistrationStep:
@@ -25,7 +30,7 @@ class RegistrationStep:
     failed: ClassVar[str] = "RegistrationFailed"
     missing: ClassVar[tuple[str, str]] = ("NodeNotFound", "Node not registered with cluster")
 
-    async def reconcile(self, ctx: MachineContext) -> Outcome:
+    async def reconcile(self, ctx: ClaimContext) -> Outcome:
         node = _choose(ctx)
         if isinstance(node, Wait):
             return node
@@ -33,10 +38,10 @@ class RegistrationStep:
         if nodes.is_deleting(node):
             return await _follow(ctx, name)
         try:
-            ctx.node = await _claim(ctx, node)
+            ctx.node = await _take(ctx, node)
         except NotFound:
-            return self._not_found(ctx)
-        await _label_machine(ctx, node)
+            return _wait(ctx, *self.missing)
+        await _describe(ctx, node)
         status = node.get("status", {})
         ctx.observed |= {
             "node_name": name,
@@ -44,17 +49,17 @@ class RegistrationStep:
             "capacity": status.get("capacity") or {},
             "allocatable": status.get("allocatable") or {},
         }
-        return Proceed(message=f"Node {name} belongs to this Machine")
+        instance = ctx.cloud.find(ctx.name)
+        if ctx.claim.kind is NODE_CLAIM and instance is not None and instance.image:
+            ctx.observed["image_id"] = instance.image
+        return Proceed(message=f"Node {name} belongs to this {ctx.claim.kind.resource.kind}")
 
-    def _not_found(self, ctx: MachineContext) -> Wait:
-        return _wait(ctx, *self.missing)
 
-
-def _choose(ctx: MachineContext) -> Manifest | Wait:
-    """The Machine's Node. A registered one stays the Machine's whatever joins beside it, as in an upgrade of the pool."""
+def _choose(ctx: ClaimContext) -> Manifest | Wait:
+    """The claim's Node. A registered one stays the claim's whatever joins beside it, as in an upgrade of the pool."""
     found = ctx.nodes()
     for node in found:
-        if nodes.name_of(node) == ctx.machine.status.node_name and is_true(ctx.machine.status.conditions, REGISTERED):
+        if nodes.name_of(node) == ctx.claim.node_name and ctx.claim.holds(REGISTERED):
             return node
     alive = [node for node in found if not nodes.is_deleting(node)]
     if not alive:
@@ -67,26 +72,26 @@ def _choose(ctx: MachineContext) -> Manifest | Wait:
     return alive[0]
 
 
-def _wait(ctx: MachineContext, reason: str, message: str) -> Wait:
+def _wait(ctx: ClaimContext, reason: str, message: str) -> Wait:
     """Until a Node event, or until the launch step gives up."""
-    registered = find(ctx.machine.status.conditions, REGISTERED)
-    waiting = registered is not None and (registered.reason, registered.message) == (reason, message)
-    waited = ctx.since(registered).total_seconds() if registered is not None and waiting else 0.0
-    return Wait(reason, message, max(1.0, ctx.settings.registration_ttl - waited))
+    waited = ctx.claim.since(LAUNCHED, ctx.now).total_seconds() if ctx.claim.launched else 0.0
+    left = ctx.settings.node_grace if ctx.claim.node_name else ctx.settings.registration_ttl - waited
+    return Wait(reason, message, max(1.0, left))
 
 
-async def _follow(ctx: MachineContext, node: str) -> Wait:
+async def _follow(ctx: ClaimContext, node: str) -> Wait:
     """Whoever deletes the Node wants the machine gone: the finalizer holds the Node until it is."""
     try:
-        await ctx.client.delete(MACHINES, ctx.name, uid=ctx.uid)
+        await ctx.client.delete(ctx.claim.kind.resource, ctx.name, uid=ctx.uid)
     except NotFound:
         pass  # it went first
     else:
-        ctx.emit("Normal", "NodeDeleted", f"deleting the Machine, because its Node {node} is being deleted")
+        kind = ctx.claim.kind.resource.kind
+        ctx.emit("Normal", "NodeDeleted", f"deleting the {kind}, because its Node {node} is being deleted")
     return Wait("NodeDeleting", f"Node {node} is being deleted")
 
 
-async def _claim(ctx: MachineContext, node: Manifest) -> Manifest:
+async def _take(ctx: ClaimContext, node: Manifest) -> Manifest:
     """The Node with the finalizer, the owner and the label of a registered one."""
     metadata = node["metadata"]
     changed: dict[str, Any] = {}
@@ -94,30 +99,63 @@ async def _claim(ctx: MachineContext, node: Manifest) -> Manifest:
     if labels.TERMINATION_FINALIZER not in finalizers:
         changed["finalizers"] = [*finalizers, labels.TERMINATION_FINALIZER]
     if not any(owner["uid"] == ctx.uid for owner in owners):
-        others = [owner for owner in owners if owner["kind"] != ctx.machine.kind]
+        others = [owner for owner in owners if owner["kind"] != ctx.claim.kind.resource.kind]
         changed["ownerReferences"] = [*others, _owner(ctx)]
-    if changed:
-        # Lists are replaced as a whole: never over someone else's change.
-        changed["resourceVersion"] = metadata["resourceVersion"]
+    patch: dict[str, Any] = {"metadata": changed}
     if nodes.label(node, labels.NODE_REGISTERED) != "true":
+        if (taints := _synced_taints(ctx, node)) is not None:
+            patch["spec"] = {"taints": taints}
         changed["labels"] = {labels.NODE_REGISTERED: "true"}
     if not changed:
         return node
-    claimed: Manifest = await ctx.client.patch(NODES, metadata["name"], {"metadata": changed})
-    return claimed
+    if {"finalizers", "ownerReferences"} & changed.keys() or "spec" in patch:
+        # Lists are replaced as a whole: never over someone else's change.
+        changed["resourceVersion"] = metadata["resourceVersion"]
+    taken: Manifest = await ctx.client.patch(NODES, metadata["name"], patch)
+    return taken
 
 
-def _owner(ctx: MachineContext) -> dict[str, Any]:
-    return {
-        "apiVersion": ctx.machine.api_version,
-        "kind": ctx.machine.kind,
-        "name": ctx.name,
-        "uid": ctx.uid,
-    }
+def _synced_taints(ctx: ClaimContext, node: Manifest) -> list[dict[str, Any]] | None:
+    """What the Node of a NodeClaim is to be tainted with when it registers; None to leave it. AKS has seen to ``taints``,
+    but knows nothing of startup taints."""
+    if ctx.claim.kind is not NODE_CLAIM or nodes.label(node, labels.DO_NOT_SYNC_TAINTS) == "true":
+        return None
+    present = node.get("spec", {}).get("taints") or []
+    kept = [taint for taint in present if taint["key"] != labels.UNREGISTERED_TAINT]
+    carried = {(taint["key"], taint["effect"]) for taint in kept}
+    missing = [
+        _taint(taint)
+        for taint in _all(ctx.claim.taints, ctx.claim.startup_taints)
+        if (taint.key, taint.effect) not in carried
+    ]
+    return [*kept, *missing] if missing or len(kept) < len(present) else None
 
 
-async def _label_machine(ctx: MachineContext, node: Manifest) -> None:
+def _all(*groups: Iterable[Taint]) -> list[Taint]:
+    return [taint for group in groups for taint in group]
+
+
+def _taint(taint: Taint) -> dict[str, Any]:
+    return {"key": taint.key, "effect": taint.effect} | ({"value": taint.value} if taint.value else {})
+
+
+def _owner(ctx: ClaimContext) -> dict[str, Any]:
+    resource = ctx.claim.kind.resource
+    return {"apiVersion": resource.api_version, "kind": resource.kind, "name": ctx.name, "uid": ctx.uid}
+
+
+async def _describe(ctx: ClaimContext, node: Manifest) -> None:
+    """Let the claim show what its node is like, and remember what it was launched with."""
+    metadata, instance = ctx.claim.metadata, ctx.cloud.find(ctx.name)
     shown = {key: nodes.label(node, source) for key, source in _LABELS_OF_NODE.items()}
-    changed = {key: value for key, value in shown.items() if value and ctx.machine.metadata.label(key) != value}
+    if not metadata.label(labels.CAPACITY_TYPE):
+        spot = nodes.label(node, "kubernetes.azure.com/scalesetpriority") == labels.SPOT
+        shown[labels.CAPACITY_TYPE] = labels.SPOT if spot else labels.ON_DEMAND
+    changed: dict[str, Any] = {}
+    if new := {key: value for key, value in shown.items() if value and metadata.label(key) != value}:
+        changed["labels"] = new
+    first = not ctx.claim.node_name or not metadata.annotation(labels.NODE_IMAGE)
+    if first and instance is not None and instance.image and metadata.annotation(labels.NODE_IMAGE) != instance.image:
+        changed["annotations"] = {labels.NODE_IMAGE: instance.image}
     if changed:
-        await ctx.client.patch(MACHINES, ctx.name, {"metadata": {"uid": ctx.uid, "labels": changed}})
+        await ctx.client.patch(ctx.claim.kind.resource, ctx.name, {"metadata": {"uid": ctx.uid, **changed}})

@@ -1,68 +1,85 @@
-"""From what the steps found to status, and from changes of status to Events. Pure."""
+"""From what was found to status, and from changes of status to Events. Pure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any
 
-from kaito.api.conditions import MACHINE_CONDITIONS, find
-from kaito.api.machine import INITIALIZED, LAUNCHED, READY, REGISTERED, MachineCondition, MachineStatus
-from kaito.controllers.machine.context import MachineContext
-from kaito.controllers.machine.launch import LAUNCH_FAILED, LAUNCHING, REGISTRATION_TIMEOUT
-from kaito.controllers.pipeline import Finding, Step, Stop, Told
+from kaito.controllers.machine.claims import (
+    DRAINED,
+    DRIFTED,
+    INITIALIZED,
+    LAUNCHED,
+    NODE_READY,
+    READY,
+    REGISTERED,
+    Claim,
+)
+from kaito.controllers.machine.drain import BLOCKED
+from kaito.controllers.machine.launch import LAUNCH_FAILED, LAUNCHING, REPLACED
+from kaito.controllers.pipeline import Finding, Told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from kaito.api.machine import Machine
-    from kaito.controllers.pipeline import Report
+    from kaito.api.meta import Model
 
-TOLD = {LAUNCHED: "Launched", REGISTERED: "Registered", INITIALIZED: "Initialized", READY: "Ready"}
-"""Reasons of the Events for conditions that have become True, in order."""
-
-
-class MachineStep(Step[MachineContext], Protocol):
-    missing: ClassVar[tuple[str, str]]
-    """Reason and message of the later steps' conditions while this one's does not hold."""
+TOLD = (LAUNCHED, REGISTERED, INITIALIZED, READY)
+"""Conditions whose becoming True is worth an Event of the same name, in order."""
 
 
-def held_up(stopped: MachineStep, later: MachineStep, cause: Stop) -> tuple[str, str]:
-    return stopped.missing
+def next_status(
+    claim: Claim,
+    findings: Sequence[Finding],
+    now: datetime,
+    *,
+    observed: Mapping[str, Any] | None = None,
+    dropped: Iterable[str] = (),
+) -> Model:
+    """The status of ``claim`` with ``findings`` and with ``observed`` fields; None among these removes a field."""
+    conditions = claim.kind.conditions(claim, findings, dropped, now)
+    return claim.object.status.model_copy(update={**(observed or {}), "conditions": conditions})
 
 
-def next_status(machine: Machine, report: Report, observed: Mapping[str, Any], now: datetime) -> MachineStatus:
-    """The status of ``machine`` with the findings of ``report`` and with ``observed`` fields."""
-    found = map(_condition, report.findings)
-    conditions = MACHINE_CONDITIONS.update(machine.status.conditions, found, now=now)
-    return machine.status.model_copy(update={**observed, "conditions": conditions})
+def judged(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The findings with Ready among them where it is not the sum of the others: what was initialized stays so, but is not
+    Ready while its Node is not."""
+    found = {entry.type: entry for entry in findings}
+    sick = found.get(NODE_READY)
+    good = all(name in found and found[name].status == "True" for name in (LAUNCHED, REGISTERED, INITIALIZED))
+    if sick is None or sick.status == "True" or not good:
+        return tuple(findings)
+    return (*findings, Finding(READY, "False", sick.reason, sick.message))
 
 
-def _condition(found: Finding) -> MachineCondition:
-    """A condition that holds says nothing more."""
-    if found.status == "True":
-        return MachineCondition(type=found.type, status="True")
-    return MachineCondition(type=found.type, status=found.status, reason=found.reason, message=found.message)
+def ending(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The findings about a claim that is being deleted, which is not Ready whatever it was."""
+    open_ = next((entry.message for entry in findings if entry.status != "True"), "")
+    words = f"it is being deleted: {open_}" if open_ else "it is being deleted"
+    return (*findings, Finding(READY, "False", "Terminating", words))
 
 
-def became_true(old: MachineStatus, new: MachineStatus) -> list[str]:
-    """Types of the conditions that have become True."""
-    return [type_ for type_ in TOLD if _status(new, type_) == "True" != _status(old, type_)]
+def became_true(old: Claim, new: Claim) -> list[str]:
+    """The conditions among ``TOLD`` that have become True."""
+    return [name for name in TOLD if new.holds(name) and not old.holds(name)]
 
 
-def transitions(old: MachineStatus, new: MachineStatus, report: Report) -> Iterator[Told]:
+def transitions(old: Claim, new: Claim, findings: Sequence[Finding]) -> Iterator[Told]:
     """The Events that a change of conditions is worth."""
-    notes = {found.type: found.message for found in report.findings}
-    before, after = find(old.conditions, LAUNCHED), find(new.conditions, LAUNCHED)
-    if after is not None and after != before:
-        if after.reason in (LAUNCH_FAILED, REGISTRATION_TIMEOUT):
-            yield Told("Warning", after.reason, after.message or "")
+    notes = {found.type: found.message for found in findings}
+    before, after = old.said(LAUNCHED), new.said(LAUNCHED)
+    if after is not None and (before is None or (after.reason, after.message) != (before.reason, before.message)):
+        if after.reason in (LAUNCH_FAILED, *REPLACED):
+            yield Told("Warning", after.reason, after.message)
         elif after.reason == LAUNCHING and (before is None or before.reason != LAUNCHING):
-            yield Told("Normal", LAUNCHING, after.message or "")
-    for type_ in became_true(old, new):
-        note = f"Node {new.node_name} is ready for the workload" if type_ == READY else notes.get(type_, "")
-        yield Told("Normal", TOLD[type_], note)
-
-
-def _status(status: MachineStatus, type_: str) -> str:
-    condition = find(status.conditions, type_)
-    return condition.status if condition else ""
+            yield Told("Normal", LAUNCHING, after.message)
+    for name in became_true(old, new):
+        yield Told("Normal", name, f"Node {new.node_name} is ready for the workload" if name == READY else notes[name])
+    for name, reasons, kind in ((NODE_READY, None, "NodeNotReady"), (DRAINED, (BLOCKED,), "FailedDraining")):
+        was, is_ = old.said(name), new.said(name)
+        worth = is_ is not None and is_.status == "False" and (reasons is None or is_.reason in reasons)
+        if is_ is not None and worth and (was is None or was.reason != is_.reason or was.status != "False"):
+            yield Told("Warning", kind, is_.message)
+    drifted = new.said(DRIFTED)
+    if drifted is not None and not old.holds(DRIFTED):
+        yield Told("Warning", DRIFTED, notes.get(DRIFTED, ""))

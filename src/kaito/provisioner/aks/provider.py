@@ -123,8 +123,7 @@ class AksProvider:
 
     async def list(self) -> list[Instance]:
         async with self._call(self._reads):
-            pools = [instance(pool) async for pool in self._client.agent_pools.list(self._group, self._cluster)]
-        return [pool for pool in pools if pool.owner]
+            return [instance(pool) async for pool in self._client.agent_pools.list(self._group, self._cluster)]
 
     async def delete(self, instance: Instance) -> None:
         if not instance.owner:
