@@ -6,9 +6,26 @@ import logging
 import sys
 from collections.abc import MutableMapping
 from contextvars import ContextVar
-from typing import Any, NamedTuple, TextIO
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-import structlog
+
+def _without_rich() -> ModuleType:
+    """structlog loads rich, where it is installed, for tracebacks that are not printed here: a third of the time that
+    importing the runtime takes beside aiohttp."""
+    blocked = sys.modules.setdefault("rich", None) is None  # type: ignore[arg-type]  # the documented way to block one
+    try:
+        return import_module("structlog")
+    finally:
+        if blocked:
+            del sys.modules["rich"]
+
+
+if TYPE_CHECKING:
+    import structlog
+else:
+    structlog = _without_rich()
 
 
 class ReconcileScope(NamedTuple):

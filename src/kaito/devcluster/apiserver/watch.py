@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +23,8 @@ WatchEvent = tuple[EventType, Record]
 Renderer = Callable[[str, Record], bytes]
 
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
+CHUNK = 64
+"""Events that are written together."""
 DEFAULT_TIMEOUT = (1800.0, 3600.0)
 """Seconds after which a watch without timeoutSeconds ends, drawn from this range as kube-apiserver does."""
 
@@ -203,12 +205,15 @@ class WatchHub:
         end = now() + options.timeout
         next_bookmark = now() + self._bookmark_interval if options.bookmarks else end
         if options.initial:
-            yield b"".join(render(event, record) for event, record in subscription.take())
+            as_of = self._store.revision
+            for chunk in _rendered(subscription.take(), render):
+                yield chunk
             if options.announce_end:
-                yield render("BOOKMARK", _bookmark(self._store.revision, initial_events_end=True))
+                yield render("BOOKMARK", _bookmark(as_of, initial_events_end=True))
         while not subscription.closed:
             if events := subscription.take():
-                yield b"".join(render(event, record) for event, record in events)
+                for chunk in _rendered(events, render):
+                    yield chunk
                 continue
             if subscription.ended:
                 return
@@ -221,6 +226,12 @@ class WatchHub:
                 next_bookmark = now() + self._bookmark_interval
                 continue
             await subscription.wait(max(0.0, min(end, next_bookmark) - now()))
+
+
+def _rendered(events: list[WatchEvent], render: Renderer) -> Iterator[bytes]:
+    """Piece by piece, so that the reader has the first before the last is made and nobody else waits for all of it."""
+    for start in range(0, len(events), CHUNK):
+        yield b"".join(render(event, record) for event, record in events[start : start + CHUNK])
 
 
 def _bookmark(revision: int, *, initial_events_end: bool = False) -> Record:

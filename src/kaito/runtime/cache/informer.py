@@ -27,7 +27,7 @@ from kaito.runtime.metrics import RuntimeMetrics
 from kaito.runtime.objects.events import Event, EventType, Handler
 from kaito.runtime.objects.resource import Key, Resource
 from kaito.runtime.objects.selectors import FieldSelector, LabelSelector
-from kaito.runtime.objects.stored import Stored, revision
+from kaito.runtime.objects.stored import Header, Stored, revision
 from kaito.runtime.objects.transforms import Transform
 from kaito.runtime.transport.pager import list_pages
 from kaito.runtime.transport.rest import Rest, Stream
@@ -42,6 +42,7 @@ INITIAL_IDLE_DEADLINE = 30.0
 DEADLINE_GRACE = 30.0
 """Seconds past the timeout asked of the server after which the client ends the watch itself."""
 
+_INITIAL_END = "k8s.io/initial-events-end"
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 
@@ -62,7 +63,14 @@ class _WatchLine(msgspec.Struct):
     object: msgspec.Raw
 
 
+class _PlainLine(msgspec.Struct, gc=False):
+    object: Header
+
+
 _LINE = msgspec.json.Decoder(_WatchLine)
+_PLAIN_LINE = msgspec.json.Decoder(_PlainLine)
+_PLAIN_FORMS = tuple((kind, b'{"type":"%b","object":' % kind.encode()) for kind in ("ADDED", "MODIFIED", "DELETED"))
+"""How API servers write the events of objects."""
 _BOOKMARK = msgspec.json.Decoder(_Bookmark)
 
 
@@ -452,44 +460,58 @@ class Informer(Generic[T]):
 
     def _stage(self, line: bytes, staging: dict[Key, Stored[T]], progress: _Progress) -> str | None:
         """Collect one line of the initial state; its resource version once it is complete."""
-        event = self._open(line)
-        if event.type == "BOOKMARK":
-            meta = self._bookmark(event)
-            return meta.resource_version if meta.annotations.get("k8s.io/initial-events-end") == "true" else None
-        stored = self._decode(bytes(event.object))
+        kind, stored, bookmark = self._open(line)
+        if bookmark is not None:
+            return bookmark.resource_version if bookmark.annotations.get(_INITIAL_END) == "true" else None
         progress.events += 1
         if stored is None:
             return None
-        if event.type == "DELETED":
+        if kind == "DELETED":
             staging.pop(stored.key, None)
         else:
             staging[stored.key] = self._store.shared(stored)
         return None
 
     def _on_line(self, line: bytes, progress: _Progress) -> None:
-        event = self._open(line)
+        kind, stored, bookmark = self._open(line)
         self._last_event = self._clock.monotonic()
         progress.events += 1
-        if event.type == "BOOKMARK":
+        if bookmark is not None:
             progress.bookmarks = True
-            version = self._bookmark(event).resource_version
+            version = bookmark.resource_version
             self._store.advance(revision(version))
             self._machine.seen(progress.versions.event("BOOKMARK", version))
             return
-        stored = self._decode(bytes(event.object))
         if stored is None:
             return
-        if event.type == "DELETED":
+        if kind == "DELETED":
             self._dispatch(self._store.remove(stored))
-        elif event.type in ("ADDED", "MODIFIED"):
-            if not progress.versions.told(stored.revision):
-                self._dispatch(self._store.upsert(stored))
-        else:
-            raise DecodeError(f"a watch event of the unknown type {event.type!r}")
-        self._machine.seen(progress.versions.event(event.type, stored.resource_version))
+        elif not progress.versions.told(stored.revision):
+            self._dispatch(self._store.upsert(stored))
+        self._machine.seen(progress.versions.event(kind, stored.resource_version))
 
-    def _open(self, line: bytes) -> _WatchLine:
-        """The envelope of a watch line. Raises ApiError for an ERROR event, DecodeError."""
+    def _open(self, line: bytes) -> tuple[str, Stored[T] | None, _WireMeta | None]:
+        """An event's type and its object, None for one that is left out, or a bookmark.
+
+        Raises ApiError for an ERROR event, DecodeError.
+        """
+        if self._transform is None:
+            for kind, form in _PLAIN_FORMS:
+                if line.startswith(form) and line.endswith(b"}"):
+                    try:
+                        header = _PLAIN_LINE.decode(line).object
+                        return kind, Stored(self.resource, line[len(form) : -1], header), None
+                    except (*UNDECODABLE, DecodeError):
+                        break  # the other way finds out what is wrong with it
+        event = self._envelope(line)
+        if event.type == "BOOKMARK":
+            return event.type, None, self._bookmark(event)
+        stored = self._decode(bytes(event.object))
+        if event.type not in ("ADDED", "MODIFIED", "DELETED"):
+            raise DecodeError(f"a watch event of the unknown type {event.type!r}")
+        return event.type, stored, None
+
+    def _envelope(self, line: bytes) -> _WatchLine:
         try:
             event = _LINE.decode(line)
             if event.type == "ERROR":

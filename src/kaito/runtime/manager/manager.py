@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
-from aiohttp import web
+import lazy_loader
 
 from kaito.runtime.cache.cache import SYNC_TIMEOUT, Cache, describe_unsynced
 from kaito.runtime.clock import Clock, SystemClock
@@ -45,6 +45,11 @@ from kaito.runtime.transport.client import Client
 from kaito.runtime.transport.config import RestConfig
 from kaito.runtime.transport.discovery import Discovery
 from kaito.runtime.transport.rest import Rest
+
+if TYPE_CHECKING:
+    from aiohttp import web
+else:
+    web = lazy_loader.load("aiohttp.web", suppress_warning=True)
 
 LAG_PERIOD = 0.05
 """Seconds between two measurements of the event loop's lag: what holds it longer than that shows."""

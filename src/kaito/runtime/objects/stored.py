@@ -13,7 +13,7 @@ import msgspec
 
 from kaito.runtime.errors import UNDECODABLE, DecodeError
 from kaito.runtime.objects.resource import Key, Resource
-from kaito.runtime.objects.transforms import cut_field
+from kaito.runtime.objects.transforms import cut
 
 T = TypeVar("T")
 
@@ -68,17 +68,20 @@ class _Document(msgspec.Struct, frozen=True):
     metadata: ObjectMeta
 
 
-class _HeaderMeta(msgspec.Struct, frozen=True, rename="camel"):
+class HeaderMeta(msgspec.Struct, frozen=True, rename="camel", gc=False):
     name: str = ""
     namespace: str = ""
     uid: str = ""
     resource_version: str = ""
     generation: int = 0
     labels: dict[str, str] = {}
+    managed_fields: msgspec.Raw = msgspec.Raw()
 
 
-class _Header(msgspec.Struct, frozen=True, rename="camel"):
-    metadata: _HeaderMeta
+class Header(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """What ``Stored`` reads of an object, in the one pass over its bytes that there is."""
+
+    metadata: HeaderMeta
     kind: str = ""
     api_version: str = ""
 
@@ -88,7 +91,7 @@ class _MetadataDocument(msgspec.Struct, frozen=True):
 
 
 _DOCUMENT = msgspec.json.Decoder(_Document)
-_HEADER = msgspec.json.Decoder(_Header)
+_HEADER = msgspec.json.Decoder(Header)
 _METADATA_DOCUMENT = msgspec.json.Decoder(_MetadataDocument)
 
 
@@ -128,11 +131,13 @@ class Stored(Generic[T]):
     """The object as JSON, without ``metadata.managedFields``."""
     resource: Resource[T]
 
-    def __init__(self, resource: Resource[T], data: bytes) -> None:
-        try:
-            header = _HEADER.decode(data)
-        except UNDECODABLE as error:
-            raise DecodeError(f"not a {resource.kind}: {error}") from error
+    def __init__(self, resource: Resource[T], data: bytes, header: Header | None = None) -> None:
+        """``header`` spares reading it again. Raises DecodeError for what is not an object of the resource's kind."""
+        if header is None:
+            try:
+                header = _HEADER.decode(data)
+            except UNDECODABLE as error:
+                raise DecodeError(f"not a {resource.kind}: {error}") from error
         meta = header.metadata
         if not meta.name:
             raise DecodeError(f"a {resource.kind} without metadata.name")
@@ -154,7 +159,8 @@ class Stored(Generic[T]):
         self.labels = (
             {intern(name): intern(value) for name, value in meta.labels.items()} if meta.labels else _NO_LABELS
         )
-        self.data = cut_field(data, "metadata.managedFields")
+        managed = bytes(meta.managed_fields)
+        self.data = cut(data, "metadata.managedFields", managed) if managed else data
 
     @property
     def meta(self) -> ObjectMeta:

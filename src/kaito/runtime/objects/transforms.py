@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -50,15 +50,19 @@ def cut_field(data: bytes, path: str) -> bytes:
     A JSON string cannot contain the searched bytes unescaped, so an occurrence is a key; only where the key occurs more
     than once, or with other white space, is the object decoded and encoded again. Raises ValueError for what is not JSON.
     """
-    decoder, names, quoted, needle = _plan(path)
-    if quoted not in data:
+    plan = _plan(path)
+    if plan.quoted not in data:
         return data
-    found = decoder.decode(data)
-    for name in names:
-        found = getattr(found, name, None)
+    found = plan.decoder.decode(data)
+    for _ in range(plan.depth):
+        found = getattr(found, "part", None)
     raw = bytes(found or b"")
-    if not raw:
-        return data
+    return cut(data, path, raw) if raw else data
+
+
+def cut(data: bytes, path: str, raw: bytes) -> bytes:
+    """``cut_field`` of a field that is there and whose bytes are ``raw``."""
+    needle = _plan(path).needle
     start = data.find(needle)
     value = start + len(needle)
     end = value + len(raw)
@@ -81,16 +85,22 @@ def _cut_decoded(data: bytes, path: str) -> bytes:
     return msgspec.json.encode(document)
 
 
+class _Plan(NamedTuple):
+    decoder: msgspec.json.Decoder[Any]
+    """Finds the field's bytes, ``depth`` times at the attribute ``part``."""
+    depth: int
+    quoted: bytes
+    needle: bytes
+    """How the field's key is written."""
+
+
 @lru_cache
-def _plan(path: str) -> tuple[msgspec.json.Decoder[Any], tuple[str, ...], bytes, bytes]:
-    """A decoder that finds the field's bytes, the attributes that lead there, and how its key looks."""
+def _plan(path: str) -> _Plan:
     names = path.split(".")
-    inner: Any = msgspec.Raw
+    part: Any = msgspec.Raw
     default: Any = msgspec.Raw()
-    for depth in range(len(names) - 1, -1, -1):
-        name = names[depth]
-        inner = msgspec.defstruct("Part", [("part", inner, default)], rename={"part": name})
-        inner = inner | None
+    for name in reversed(names):
+        part = msgspec.defstruct("Part", [("part", part, default)], rename={"part": name}) | None
         default = None
     quoted = b'"%b"' % names[-1].encode()
-    return msgspec.json.Decoder(inner), ("part",) * len(names), quoted, quoted + b":"
+    return _Plan(msgspec.json.Decoder(part), len(names), quoted, quoted + b":")

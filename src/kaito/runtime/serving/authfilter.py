@@ -11,15 +11,20 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
+import lazy_loader
 import msgspec
-from aiohttp import web
 
 from kaito.runtime.clock import Clock, SystemClock
 from kaito.runtime.errors import InternalError, RuntimeFault, ServerTimeout, TooManyRequests, TransportError
 from kaito.runtime.log import get_logger
 from kaito.runtime.transport.rest import Rest
+
+if TYPE_CHECKING:
+    from aiohttp import web
+else:
+    web = lazy_loader.load("aiohttp.web", suppress_warning=True)
 
 TOKEN_TTL = 60.0
 """Seconds for which a token's user is remembered, or that it has none."""
@@ -36,7 +41,7 @@ _ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 _RETRIABLE = (TransportError, TimeoutError, InternalError, ServerTimeout, TooManyRequests)
 
 V = TypeVar("V")
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
 
 _log = get_logger("authfilter")
 

@@ -7,13 +7,18 @@ import inspect
 import io
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from typing import final
+from typing import TYPE_CHECKING, final
 
-from aiohttp import web
+import lazy_loader
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from kaito.runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aiohttp import web
+else:
+    web = lazy_loader.load("aiohttp.web", suppress_warning=True)
 
 LINGER = 1.0
 """Seconds for which the rest of a request that was refused is read, so that its sender gets to see the answer."""
@@ -84,7 +89,7 @@ async def tasks_response(_request: web.Request) -> web.Response:
     return web.Response(text=out.getvalue())
 
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
 
 
 @final

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kaito.runtime.errors import ConfigError
 from kaito.runtime.transport.credentials import Anonymous, Basic, Credentials, ExecPlugin, StaticToken, TokenFile
 
@@ -181,6 +179,8 @@ def _merged(paths: str) -> Any:
     existing = [file for file in files if file.is_file()]
     if not existing:
         raise ConfigError(f"no kubeconfig at {paths}: set KUBECONFIG, pass --kubeconfig, or run in a cluster")
+    import yaml  # a pod has no kubeconfig, and a start waits for every import
+
     current = None
     for file in existing:
         try:
