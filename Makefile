@@ -7,7 +7,7 @@ JOBS   ?= auto
 KEEP   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format manifests bench soak clean
+.PHONY: help demo test lint format manifests bench soak chaos fleet clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,12 @@ bench: $(STAMP) ## Measure the runtime beside its peers (SIZES="widgets=5000 pod
 
 soak: $(STAMP) ## The runtime under ten minutes of faults (MINUTES=2 for less)
 	$(BIN)/python hack/soak.py $(if $(MINUTES),--minutes $(MINUTES))
+
+chaos: $(STAMP) ## 200 Machines come and go for five minutes while everything fails (MINUTES=1 for less)
+	$(BIN)/python hack/chaos.py $(if $(MINUTES),--minutes $(MINUTES))
+
+fleet: $(STAMP) ## Measure 200 Machines that are asked for at once
+	$(BIN)/python hack/bench/machines.py
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,9 @@ async def install(client: Client) -> None:
         definition: dict[str, Any] = yaml.safe_load(path.read_text())
         with suppress(AlreadyExists):
             await client.create(CUSTOM_RESOURCE_DEFINITIONS, definition)
-        await eventually(partial(_established, client, definition["metadata"]["name"]))
+        name = definition["metadata"]["name"]
+        check: Callable[[], bool | Awaitable[bool]] = partial(_established, client, name)
+        await eventually(check)
 
 
 async def _established(client: Client, name: str) -> bool:

@@ -74,6 +74,48 @@ def status(directory: Directory = None) -> None:
 
 
 @app.command()
+def arm(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8099,
+    subscription: Annotated[str, typer.Option(help="Id of the subscription.")] = "00000000-0000-0000-0000-000000000000",
+    resource_group: Annotated[str, typer.Option(help="Name of the resource group.")] = "kaito",
+    cluster: Annotated[str, typer.Option(help="Name of the managed cluster.")] = "kaito",
+    token: Annotated[str, typer.Option(help="Bearer token to insist on; by default any will do.")] = "",
+    create_seconds: Annotated[float, typer.Option(help="How long a pool takes to make.")] = 3.0,
+    delete_seconds: Annotated[float, typer.Option(help="How long it takes to go.")] = 1.0,
+    latency: Annotated[float, typer.Option(help="Seconds that every answer takes.")] = 0.0,
+    exclusive: Annotated[
+        bool, typer.Option("--exclusive", help="Take one operation on pools at a time, as some clusters do.")
+    ] = False,
+) -> None:
+    """Run the emulated Azure alone, without a Kubernetes cluster, until interrupted."""
+    import asyncio
+
+    from kaito.devcluster.arm import ArmOptions, Site
+    from kaito.devcluster.arm.alone import serve
+
+    options = ArmOptions(
+        port=port,
+        site=Site(subscription=subscription, resource_group=resource_group, cluster=cluster),
+        token=token,
+        create_seconds=create_seconds,
+        delete_seconds=delete_seconds,
+        latency=latency,
+        exclusive=exclusive,
+    )
+
+    def started(url: str, path: str) -> None:
+        typer.echo(f"Azure Resource Manager is emulated at {url}; its cluster is {path}.")
+        typer.echo(f"Requests so far: GET {url}/emulator/requests; faults: POST {url}/emulator/faults.")
+
+    try:
+        asyncio.run(serve(options, started))
+    except OSError as error:
+        fail(f"cannot listen on 127.0.0.1:{port}: {error.strerror or error}", code=1)
+    except KeyboardInterrupt:
+        return
+
+
+@app.command()
 def kubeconfig(directory: Directory = None) -> None:
     """Print the kubeconfig of the local cluster's administrator."""
     folder = _folder(directory)

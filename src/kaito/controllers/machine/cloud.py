@@ -68,7 +68,10 @@ class Cloud:
         return self._note(await self._provider.create(spec))
 
     async def get(self, name: str) -> Instance:
-        """The instance as it is now."""
+        """The instance as it is now. Where that was asked and there was none, only a list tells of another."""
+        known = self._known.get(name)
+        if known is not None and known.instance is None:
+            raise InstanceNotFound(f"there is no instance {name}")
         try:
             return self._note(await self._provider.get(name))
         except InstanceNotFound:

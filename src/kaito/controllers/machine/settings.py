@@ -32,11 +32,13 @@ class Settings:
     repair_share: float = 0.2
     """Which part of the nodes may be replaced at a time (``KAITO_REPAIR_SHARE``); one may be in any case."""
     retry_min: float = 30.0
-    """Between a failed launch and the next one; it grows with the time that the claim has been tried."""
+    """Between a failed launch and the next one (``KAITO_RETRY_MIN_SECONDS``); it grows with the time that the claim has
+    been tried."""
     retry_max: float = 5 * 60.0
-    """The most it grows to, and the wait after an error that only a person can mend."""
+    """The most it grows to, and the wait after an error that only a person can mend (``KAITO_RETRY_MAX_SECONDS``)."""
     garbage_interval: float = 2 * 60.0
-    """Between two rounds of garbage collection, and between two lists of the instances while none is changing."""
+    """Between two rounds of garbage collection, and between two lists of the instances while none is changing
+    (``KAITO_GARBAGE_INTERVAL_SECONDS``)."""
     garbage_grace: float = 30.0
     """Age at which an instance without a claim can be garbage."""
 
@@ -51,6 +53,9 @@ class Settings:
             drain_timeout=_seconds(environ, "KAITO_DRAIN_TIMEOUT_SECONDS", default.drain_timeout),
             node_repair=_gate(environ, "NodeRepair", default=default.node_repair),
             node_grace=_seconds(environ, "KAITO_NODE_GRACE_SECONDS", default.node_grace),
+            retry_min=_seconds(environ, "KAITO_RETRY_MIN_SECONDS", default.retry_min),
+            retry_max=_seconds(environ, "KAITO_RETRY_MAX_SECONDS", default.retry_max),
+            garbage_interval=_seconds(environ, "KAITO_GARBAGE_INTERVAL_SECONDS", default.garbage_interval),
             repair_share=_share(environ, "KAITO_REPAIR_SHARE", default.repair_share),
         )
 

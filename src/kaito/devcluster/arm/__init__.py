@@ -12,7 +12,7 @@ subscription, group and cluster.
 from __future__ import annotations
 
 from kaito.devcluster.arm.faults import Fault, Faults, Plan
-from kaito.devcluster.arm.nodes import build_node, build_nodes
+from kaito.devcluster.arm.nodes import build_node, build_nodes, joining
 from kaito.devcluster.arm.pools import Pool
 from kaito.devcluster.arm.server import ArmEmulator, ArmOptions
 from kaito.devcluster.arm.site import Site
@@ -32,4 +32,5 @@ __all__ = [
     "VmSize",
     "build_node",
     "build_nodes",
+    "joining",
 ]

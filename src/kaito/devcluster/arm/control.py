@@ -52,6 +52,7 @@ class _Plan(msgspec.Struct, forbid_unknown_fields=True):
     share: float = 1.0
     error: _Error | None = None
     stuck: bool = False
+    seconds: float | None = None
     nodes: int | None = None
     polls: int | None = None
     retry_after: int | None = None
@@ -80,7 +81,7 @@ def answer(call: Call, faults: Faults, requests: Iterable[Recorded]) -> Reply:
         case "POST", "plans":
             plan = _read(call.body, _Plan)
             error = plan.error.made() if plan.error else None
-            made = Plan(error, plan.stuck, plan.nodes, plan.polls, plan.retry_after, plan.forgotten)
+            made = Plan(error, plan.stuck, plan.seconds, plan.nodes, plan.polls, plan.retry_after, plan.forgotten)
             faults.plan(made, pool=plan.pool, count=plan.count, share=plan.share)
             return Reply(204)
         case "DELETE", "faults":

@@ -43,6 +43,8 @@ class Plan:
     """The pool ends as Failed, for this reason."""
     stuck: bool = False
     """It never ends."""
+    seconds: float | None = None
+    """How long it takes; None for as long as every other."""
     nodes: int | None = None
     """Nodes that join: None for as many as the pool counts."""
     polls: int | None = None

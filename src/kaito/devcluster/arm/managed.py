@@ -25,7 +25,7 @@ class ManagedCluster:
     def resource(self) -> dict[str, Any]:
         site = self.site
         return {
-            "id": site.pools_id.rpartition("/")[0],
+            "id": site.cluster_id,
             "name": site.cluster,
             "type": "Microsoft.ContainerService/ManagedClusters",
             "location": site.location,

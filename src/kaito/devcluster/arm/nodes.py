@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,19 @@ def build_node(pool: Pool, index: int, now: datetime | None = None) -> dict[str,
             },
         },
     }
+
+
+def joining(node: dict[str, Any]) -> dict[str, Any]:
+    """The Node as the kubelet registers it, before it is Ready and before the cloud's controller has named its machine."""
+    early = deepcopy(node)
+    del early["spec"]["providerID"]
+    early["spec"]["taints"] += [
+        {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"},
+        {"key": "node.cloudprovider.kubernetes.io/uninitialized", "value": "true", "effect": "NoSchedule"},
+    ]
+    ready = early["status"]["conditions"][-1]
+    ready |= {"status": "False", "reason": "KubeletNotReady", "message": "container runtime network not ready"}
+    return early
 
 
 def _labels(pool: Pool, name: str, zone: str) -> dict[str, str]:

@@ -68,7 +68,7 @@ class Operation:
         if self.plan.stuck:
             await asyncio.Event().wait()
         if self.plan.polls is None:
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(seconds if self.plan.seconds is None else self.plan.seconds)
         else:
             await self._due.wait()
 

@@ -25,9 +25,14 @@ class Site:
         return f"{int(sha256(text.encode()).hexdigest()[:12], 16) % 10**8:08d}"
 
     @property
-    def pools_id(self) -> str:
-        """Resource id of the collection of agent pools; Azure writes this ``resourcegroups`` in lower case."""
+    def cluster_id(self) -> str:
+        """Resource id of the cluster; Azure writes this ``resourcegroups`` in lower case."""
         return (
             f"/subscriptions/{self.subscription}/resourcegroups/{self.resource_group}"
-            f"/providers/Microsoft.ContainerService/managedClusters/{self.cluster}/agentPools"
+            f"/providers/Microsoft.ContainerService/managedClusters/{self.cluster}"
         )
+
+    @property
+    def pools_id(self) -> str:
+        """Resource id of the collection of agent pools."""
+        return f"{self.cluster_id}/agentPools"
