@@ -82,6 +82,13 @@ def test_presets_and_version() -> None:
         (["--log-format=xml"], "use auto, json or text"),
         (["--leader-elect", "--lease-duration=5"], "lease duration > renew deadline"),
         (["--controllers=machine"], "ARM_SUBSCRIPTION_ID, ARM_RESOURCE_GROUP, AZURE_CLUSTER_NAME"),
+        (["--controllers=machine", "--drain-timeout=0"], "KAITO_DRAIN_TIMEOUT_SECONDS is '0.0'; it must be a number"),
+        (
+            ["--controllers=machine", "--claim-kinds=pods"],
+            "KAITO_CLAIM_KINDS is 'pods'; it must name some of: machine, node",
+        ),
+        (["--controllers=machine", "--repair-share=2"], "KAITO_REPAIR_SHARE is '2.0'; it must be a number from 0 to 1"),
+        (["--controllers=machine", "--feature-gates=NodeRepair"], "it must be NodeRepair=true or NodeRepair=false"),
     ],
 )
 def test_a_manager_that_cannot_work_says_why(tmp_path: Path, arguments: list[str], words: str) -> None:

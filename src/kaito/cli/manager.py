@@ -11,7 +11,7 @@ from kaito.cli.errors import fail
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from kaito.runtime import ManagerOptions, RestConfig
 
@@ -27,17 +27,28 @@ def run(
     ] = None,
     context: Annotated[str | None, typer.Option(help="Context of the kubeconfig.")] = None,
     metrics_bind_address: Annotated[str, typer.Option(help="host:port of /metrics; 0 turns it off.")] = ":8080",
+    metrics_port: Annotated[
+        int | None, typer.Option(envvar="METRICS_PORT", help="Port of /metrics on all addresses.")
+    ] = None,
     health_probe_bind_address: Annotated[
         str, typer.Option(help="host:port of /healthz and /readyz; 0 turns it off.")
     ] = ":8081",
-    leader_elect: Annotated[bool, typer.Option("--leader-elect", help="Run only while holding a lease.")] = False,
+    health_probe_port: Annotated[
+        int | None, typer.Option(envvar="HEALTH_PROBE_PORT", help="Port of /healthz and /readyz on all addresses.")
+    ] = None,
+    leader_elect: Annotated[
+        bool, typer.Option("--leader-elect", envvar="LEADER_ELECT", help="Run only while holding a lease.")
+    ] = False,
     leader_election_namespace: Annotated[
         str | None,
-        typer.Option(help="Namespace of the lease; by default the process's own."),
+        typer.Option(envvar="LEADER_ELECTION_NAMESPACE", help="Namespace of the lease; by default the process's own."),
     ] = None,
     leader_election_id: Annotated[
         str | None,
         typer.Option(
+            "--leader-election-id",
+            "--leader-election-name",
+            envvar="LEADER_ELECTION_NAME",
             help="Name of the lease; by default kaito- and the names of the controllers. Processes that run the same "
             "controller must use the same lease.",
         ),
@@ -46,10 +57,75 @@ def run(
     renew_deadline: Annotated[float, typer.Option(help="Seconds after which a leader that cannot renew ends.")] = 10.0,
     retry_period: Annotated[float, typer.Option(help="Seconds between two tries.")] = 2.0,
     grace_period: Annotated[float, typer.Option(help="Seconds for reconciles to end when stopping.")] = 30.0,
-    kube_api_qps: Annotated[float, typer.Option(help="Requests a second to the API server; 0 for no limit.")] = 0.0,
-    kube_api_burst: Annotated[int, typer.Option(help="Requests that may exceed it for a moment.")] = 50,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    kube_api_qps: Annotated[
+        float,
+        typer.Option(
+            "--kube-api-qps",
+            "--kube-client-qps",
+            envvar="KUBE_CLIENT_QPS",
+            help="Requests a second to the API server; 0 for no limit.",
+        ),
+    ] = 0.0,
+    kube_api_burst: Annotated[
+        int,
+        typer.Option(
+            "--kube-api-burst",
+            "--kube-client-burst",
+            envvar="KUBE_CLIENT_BURST",
+            help="Requests that may exceed it for a moment.",
+        ),
+    ] = 50,
+    log_level: Annotated[str, typer.Option(envvar="LOG_LEVEL", help="debug, info, warning or error.")] = "info",
     log_format: Annotated[str, typer.Option(help="json, text, or auto: text on a terminal.")] = "auto",
+    claim_kinds: Annotated[
+        str | None,
+        typer.Option(
+            envvar="KAITO_CLAIM_KINDS",
+            help="Kinds that the machine controller serves: machine, nodeclaim, or both, which is the default.",
+        ),
+    ] = None,
+    poll_interval: Annotated[
+        float | None,
+        typer.Option(
+            envvar="KAITO_POLL_INTERVAL_SECONDS",
+            help="Seconds between two lists of the agent pools while one is changing; default: 10.",
+        ),
+    ] = None,
+    registration_timeout: Annotated[
+        float | None,
+        typer.Option(
+            envvar="KAITO_REGISTRATION_TIMEOUT_SECONDS",
+            help="Seconds for the node of a running machine to join; default: 900.",
+        ),
+    ] = None,
+    drain_timeout: Annotated[
+        float | None,
+        typer.Option(
+            envvar="KAITO_DRAIN_TIMEOUT_SECONDS",
+            help="Seconds for pods to leave a node that is to go; default: 600.",
+        ),
+    ] = None,
+    node_grace: Annotated[
+        float | None,
+        typer.Option(
+            envvar="KAITO_NODE_GRACE_SECONDS",
+            help="Seconds for a node that is not Ready, or vanished, to come back; default: 600.",
+        ),
+    ] = None,
+    repair_share: Annotated[
+        float | None,
+        typer.Option(
+            envvar="KAITO_REPAIR_SHARE",
+            help="Part of the nodes that may be replaced at a time; default: 0.2.",
+        ),
+    ] = None,
+    feature_gates: Annotated[
+        str | None,
+        typer.Option(
+            envvar="FEATURE_GATES",
+            help="NodeRepair=false turns the replacement of sick nodes off.",
+        ),
+    ] = None,
 ) -> None:
     """Run the operator, in a cluster or against any kubeconfig, until SIGTERM or SIGINT."""
     import asyncio
@@ -67,6 +143,16 @@ def run(
     if log_format not in ("auto", "json", "text"):
         fail(f"--log-format {log_format!r}: use auto, json or text")
     names = [name.strip() for name in controllers.split(",") if name.strip()]
+    given = {
+        "KAITO_CLAIM_KINDS": claim_kinds,
+        "KAITO_POLL_INTERVAL_SECONDS": poll_interval,
+        "KAITO_REGISTRATION_TIMEOUT_SECONDS": registration_timeout,
+        "KAITO_DRAIN_TIMEOUT_SECONDS": drain_timeout,
+        "KAITO_NODE_GRACE_SECONDS": node_grace,
+        "KAITO_REPAIR_SHARE": repair_share,
+        "FEATURE_GATES": feature_gates,
+    }
+    environ = {**os.environ, **{name: str(value) for name, value in given.items() if value is not None}}
     try:
         configure_logging(log_level, json={"auto": None, "json": True, "text": False}[log_format])
         config = replace(
@@ -83,26 +169,26 @@ def run(
                 retry_period=retry_period,
             )
         options = ManagerOptions(
-            metrics_address=metrics_bind_address,
-            health_address=health_probe_bind_address,
+            metrics_address=metrics_bind_address if metrics_port is None else f":{metrics_port}",
+            health_address=health_probe_bind_address if health_probe_port is None else f":{health_probe_port}",
             election=election,
             grace_period=grace_period,
         )
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_run(config, options, names))
+            runner.run(_run(config, options, names, environ))
     except (ConfigError, ValueError) as error:
         fail(error)
     except Exception as error:  # already logged, with the part that failed
         fail(error, code=1)
 
 
-async def _run(config: RestConfig, options: ManagerOptions, names: Sequence[str]) -> None:
+async def _run(config: RestConfig, options: ManagerOptions, names: Sequence[str], environ: Mapping[str, str]) -> None:
     from kaito.runtime import Manager, load_controllers
 
     manager = Manager(config, options)
     try:
         for setup in load_controllers(names):
-            setup(manager, os.environ)
+            setup(manager, environ)
     except BaseException:
         await manager.rest.aclose()
         raise

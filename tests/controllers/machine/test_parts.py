@@ -290,6 +290,25 @@ class TestSettings:
             with pytest.raises(ConfigError, match="KAITO_POLL_INTERVAL_SECONDS"):
                 Settings.from_environ({"KAITO_POLL_INTERVAL_SECONDS": text})
 
+    def test_everything_can_be_said(self) -> None:
+        environ = {
+            "KAITO_CLAIM_KINDS": "nodeclaim",
+            "KAITO_REGISTRATION_TIMEOUT_SECONDS": "60",
+            "KAITO_DRAIN_TIMEOUT_SECONDS": "61",
+            "KAITO_NODE_GRACE_SECONDS": "62",
+            "KAITO_REPAIR_SHARE": "0.5",
+            "KAITO_RETRY_MIN_SECONDS": "1",
+            "KAITO_RETRY_MAX_SECONDS": "2",
+            "KAITO_GARBAGE_INTERVAL_SECONDS": "3",
+            "FEATURE_GATES": "Other=true, NodeRepair=false",
+        }
+        settings = Settings.from_environ(environ)
+        assert [kind.name for kind in settings.kinds] == ["nodeclaim"]
+        assert (settings.registration_ttl, settings.drain_timeout, settings.node_grace) == (60.0, 61.0, 62.0)
+        assert (settings.repair_share, settings.node_repair) == (0.5, False)
+        assert (settings.retry_min, settings.retry_max, settings.garbage_interval) == (1.0, 2.0, 3.0)
+        assert Settings.from_environ({}) == Settings()
+
     async def test_set_up_by_name(self) -> None:
         manager = Manager(RestConfig(server="http://127.0.0.1:1"))
         with pytest.raises(ConfigError, match="no cloud provider 'nowhere'"):

@@ -23,7 +23,7 @@ class Settings:
     """For the Node of a running instance to appear (``KAITO_REGISTRATION_TIMEOUT_SECONDS``); then it is replaced."""
     drain_timeout: float = 10 * 60.0
     """For the pods of a node to leave it (``KAITO_DRAIN_TIMEOUT_SECONDS``), where the claim names no time; then it goes."""
-    drain_interval: float = 3.0
+    drain_interval: float = 1.0
     """Between two looks at the pods that have not left."""
     node_repair: bool = True
     """Whether sick nodes are replaced (``FEATURE_GATES``: NodeRepair)."""
