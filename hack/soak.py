@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from hack.soak_census import Census, CountingLoop, Failed, nothing_left, steady
 from hack.soak_replica import EVERY, HONEST, Replica
-from kaito.devcluster.apiserver import ApiServer, ApiServerOptions, Fault
+from kaito.devcluster.apiserver import ApiServer, ApiServerOptions, Backup, Fault
 from kaito.runtime import (
     CONFIG_MAPS,
     Client,
@@ -93,8 +93,8 @@ class Follower:
         """Versions that were last reconciled, by name."""
         self.wrong: list[str] = []
         """Events that must not be."""
-        self._honest = honest
-        """Whether its server never takes it back in time."""
+        self.believes = not honest
+        """Whether it may be taken back in time: by a server that was restored, or by one that lies."""
         self._rng = rng
         self._deleted: dict[Key, Stored[Any]] = {}
         self._queue: WorkQueue[Key] = WorkQueue()
@@ -137,6 +137,10 @@ class Follower:
         else:
             self.view[key] = event.new
 
+    def forget_deletions(self) -> None:
+        """What was deleted may be there again."""
+        self._deleted.clear()
+
     def _check(self, event: Event[Any]) -> None:
         """Note what is promised not to happen. The informer would only log an exception."""
         before, now = self.view.get(event.current.key), event.current
@@ -145,13 +149,40 @@ class Follower:
         elif event.type is EventType.UPDATED and before is not event.old:
             self.wrong.append(f"{now} does not follow {before}")
         elif event.new is not None and before is not None and event.new.revision <= before.revision:
-            self.wrong.append(f"{before} went back to {now}")
+            self.seen["went back"] += 1
+            if not self.believes:
+                self.wrong.append(f"{before} went back to {now}")
         deleted = self._deleted.get(now.key)
         if event.new is not None and deleted is not None:
             revived = deleted.uid == now.uid or now.revision <= deleted.revision
             self.seen["revived"] += revived
-            if revived and self._honest:
+            if revived and not self.believes:
                 self.wrong.append(f"{now} came back after {deleted} was deleted")
+
+
+class Backups:
+    """etcd is backed up now and then, and restored: everything since is gone, and its versions are given out again."""
+
+    def __init__(self, server: ApiServer, followers: Iterable[Follower]) -> None:
+        self._server, self._followers = server, tuple(followers)
+        self._backups: list[Backup] = []
+        self.restored = 0
+
+    async def maybe(self, number: int, client: Client) -> None:
+        """After round ``number``, in good weather: every third time, go back to an earlier round."""
+        if number % 3 or not self._backups:
+            self._backups = [*self._backups[-1:], self._server.back_up()]
+            return
+        believed = [follower.believes for follower in self._followers]
+        for follower in self._followers:
+            follower.believes = True
+        self._server.restore(self._backups.pop(0))
+        self._backups.clear()
+        self.restored += 1
+        await converged(self._followers, client, PATIENCE)
+        for follower, before in zip(self._followers, believed, strict=True):
+            follower.believes = before
+            follower.forget_deletions()
 
 
 class OwnWrites:
@@ -286,6 +317,7 @@ class Stage:
     followers: list[Follower]
     replicas: list[Replica]
     weather: Weather
+    backups: Backups
     client: Client
     """A way to the server that works; what it writes, some of the followers know at once."""
 
@@ -317,7 +349,7 @@ async def staged(rng: random.Random) -> AsyncIterator[Stage]:
         rest = Rest(of_server(server), RuntimeMetrics())
         stack.push_async_callback(rest.aclose)
         client = Client(rest, observer=OwnWrites(follower.informer for follower in followers if follower.own))
-        yield Stage(followers, replicas, Weather(server, proxies, rng), client)
+        yield Stage(followers, replicas, Weather(server, proxies, rng), Backups(server, followers), client)
 
 
 @asynccontextmanager
@@ -345,6 +377,7 @@ async def soak(minutes: float, seed: int) -> None:
                 await asyncio.sleep(minutes * 60 / rounds)
             stage.calm(True)
             objects = await converged(stage.followers, stage.client, PATIENCE)
+            await stage.backups.maybe(number, stage.client)
             held.append((time.monotonic() - began, Census.take()))
             for task in following:
                 if task.done():
@@ -374,6 +407,7 @@ def report(stage: Stage, *, complete: bool) -> None:
         print(f"{follower.name}: told of {told}")
     weather = stage.weather
     troubles = {
+        "restores": Counter({"etcd restored from a backup": stage.backups.restored}),
         "weather": weather.happened,
         "faults": weather.hits,
         "replicas": said,

@@ -28,6 +28,7 @@ from __future__ import annotations
 from kaito.devcluster.apiserver.auth.identity import User
 from kaito.devcluster.apiserver.faults import Fault
 from kaito.devcluster.apiserver.server import ApiServer, ApiServerOptions
+from kaito.devcluster.apiserver.store import Backup
 from kaito.devcluster.apiserver.subresources import LogOptions, LogProvider
 
-__all__ = ["ApiServer", "ApiServerOptions", "Fault", "LogOptions", "LogProvider", "User"]
+__all__ = ["ApiServer", "ApiServerOptions", "Backup", "Fault", "LogOptions", "LogProvider", "User"]

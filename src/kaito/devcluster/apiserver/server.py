@@ -24,7 +24,7 @@ from kaito.devcluster.apiserver.negotiation import compress
 from kaito.devcluster.apiserver.reads import find
 from kaito.devcluster.apiserver.replies import Reply, Stream
 from kaito.devcluster.apiserver.requests import Query, RequestInfo
-from kaito.devcluster.apiserver.store import encode
+from kaito.devcluster.apiserver.store import Backup, encode
 from kaito.runtime import ApiError, InternalError, NotFound, RequestTooLarge
 
 if TYPE_CHECKING:
@@ -176,6 +176,18 @@ class ApiServer:
     def shrink_window(self, window: int) -> None:
         """Remember only so many changes of each resource, from the next write of each on."""
         self._cluster.store.window = window
+
+    def back_up(self) -> Backup:
+        """All objects as of now, for ``restore``."""
+        return self._cluster.store.back_up()
+
+    def restore(self, backup: Backup) -> None:
+        """Go back to ``backup``, as a control plane whose etcd is restored does, and end every open watch.
+
+        Raises ValueError where custom resource definitions have changed since.
+        """
+        self._cluster.store.restore(backup)
+        self._cluster.watches.close_all()
 
     def cut_watches(self) -> None:
         """End every open watch."""

@@ -71,6 +71,14 @@ class Change:
     new: Record | None
 
 
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """Everything that a store held at one revision, as a snapshot of etcd does."""
+
+    revision: int
+    records: Mapping[str, Mapping[str, Record]]
+
+
 Listener = Callable[[Change | None], None]
 
 
@@ -93,6 +101,22 @@ class Store:
     def drop(self, name: str) -> None:
         """Forget a collection, whose objects must have been removed, and end the watches of it."""
         self.collections.pop(name).end()
+
+    def back_up(self) -> Backup:
+        records = {name: dict(collection.records) for name, collection in self.collections.items()}
+        return Backup(self.revision, records)
+
+    def restore(self, backup: Backup) -> None:
+        """Go back to ``backup``: later writes never happened, and their revisions are given to others.
+
+        Raises ValueError where the resources are not those of the backup: what is served does not follow a restore.
+        """
+        definitions = "customresourcedefinitions.apiextensions.k8s.io"
+        if backup.records.get(definitions) != self.collection(definitions).records:
+            raise ValueError("custom resource definitions have changed since the backup: it cannot be restored here")
+        self.revision = backup.revision
+        for name, collection in self.collections.items():
+            collection.restore(backup.records.get(name, {}))
 
     def compact(self) -> None:
         """Forget all history: watches and pages from before now are too old."""
@@ -122,6 +146,17 @@ class Collection:
     def __iter__(self) -> Iterator[Record]:
         """All records, in order."""
         return map(self._records.__getitem__, tuple(self._paths))
+
+    @property
+    def records(self) -> Mapping[str, Record]:
+        """By path."""
+        return self._records
+
+    def restore(self, records: Mapping[str, Record]) -> None:
+        self._records = dict(records)
+        self._paths = sorted(records)
+        self.revision = self._store.revision
+        self.forget_history()
 
     def get(self, path: str) -> Record | None:
         return self._records.get(path)

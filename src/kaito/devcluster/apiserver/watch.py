@@ -218,8 +218,9 @@ class WatchHub:
             if subscription.ended:
                 return
             if now() >= min(end, next_bookmark):
-                # Everything up to the present revision has been sent: the queue is empty.
-                if options.bookmarks:
+                # Everything up to the present revision has been sent: the queue is empty. Of a revision before its start a
+                # watch hears nothing.
+                if options.bookmarks and self._store.revision >= options.revision:
                     yield render("BOOKMARK", _bookmark(self._store.revision))
                 if now() >= end:
                     return

@@ -20,7 +20,7 @@ from kaito.runtime.cache.lister import Lister
 from kaito.runtime.cache.reflector import ReflectorMachine, Step, StepKind, StreamedVersions, Timeout, streams_no_lists
 from kaito.runtime.cache.store import Known, Store
 from kaito.runtime.clock import Clock, SystemClock
-from kaito.runtime.errors import UNDECODABLE, ApiError, DecodeError, InternalError, RuntimeFault
+from kaito.runtime.errors import UNDECODABLE, ApiError, DecodeError, Expired, InternalError, RuntimeFault
 from kaito.runtime.fairness import BUDGET, LoopBudget
 from kaito.runtime.log import get_logger
 from kaito.runtime.metrics import RuntimeMetrics
@@ -479,6 +479,8 @@ class Informer(Generic[T]):
         if bookmark is not None:
             progress.bookmarks = True
             version = bookmark.resource_version
+            if progress.versions.before(revision(version)):
+                raise Expired(f"the watch of {self._label} is at {progress.versions.reached} and told of {version}")
             self._store.advance(revision(version))
             self._machine.seen(progress.versions.event("BOOKMARK", version))
             return

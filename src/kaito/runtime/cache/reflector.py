@@ -106,9 +106,11 @@ class ReflectorMachine:
             # A server that does not finish what it began to stream may still answer a list.
             self._fallback = True
             return self._backoff.next(now)
-        if events == 0 and lasted < SHORT_WATCH:
+        if events == 0:
+            # Not even a bookmark: a watch from a version that a restored server has yet to reach is told nothing, and only
+            # a list finds that out.
             self._listed = False
-            return self._backoff.next(now)
+            return self._backoff.next(now) if lasted < SHORT_WATCH else 0.0
         return 0.0
 
     def failed(self, step: Step, error: Exception, *, lasted: float, now: float) -> float:
@@ -177,6 +179,10 @@ class StreamedVersions:
         self._ordered = start not in ("", "0")
         self.reached = "" if not self._ordered else start
         self._revision = revision(self.reached)
+
+    def before(self, resource_version: int) -> bool:
+        """Whether the watch is past that version, which a bookmark of it never names: unless history went back."""
+        return 0 <= resource_version < self._revision
 
     def told(self, resource_version: int) -> bool:
         """Whether the watch is past that version: an event of it is a repetition, perhaps of an object that has gone since."""
