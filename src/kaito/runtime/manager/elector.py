@@ -273,9 +273,11 @@ class Elector:
                         return False
             except (RuntimeFault, TimeoutError) as error:
                 _log.warning("cannot renew the lease", lease=self.config.name, error=str(error) or "timed out")
+            # What is left may be less than a clock can tell: then it is over.
             left = deadline - self._clock.monotonic()
-            if left > 0:
-                await asyncio.sleep(min(left, self.config.retry_period))
+            if left < _MOMENT:
+                break
+            await asyncio.sleep(min(left, self.config.retry_period))
         return False
 
     async def release(self, within: float | None = None) -> None:
