@@ -229,33 +229,70 @@ async def test_a_patch_leaves_fields_that_the_type_does_not_know(client: Client,
     assert wanted.spec.selector == {}
 
 
+def container(**resources: Any) -> Manifest:
+    return {"spec": {"containers": [{"name": "c", "resources": resources}]}}
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ({"requests": {"cpu": "1"}}, {"requests": {"cpu": "1000m"}}),
-        ({"limits": {"memory": "1Gi"}}, {"limits": {"memory": "1024Mi"}}),
-        ({"limits": {"memory": 1000}}, {"limits": {"memory": "1k"}}),
-        ({"limits": {"memory": "1e3"}}, {"limits": {"memory": "1000"}}),
-        ({"limits": {"cpu": "0.5"}}, {"limits": {"cpu": "500m"}}),
-        ({"emptyDir": {"sizeLimit": "1Gi"}}, {"emptyDir": {"sizeLimit": "1024Mi"}}),
+        (container(requests={"cpu": "1"}), container(requests={"cpu": "1000m"})),
+        (container(limits={"memory": "1Gi"}), container(limits={"memory": "1024Mi"})),
+        (container(limits={"memory": 1000}), container(limits={"memory": "1k"})),
+        (container(limits={"memory": "1e3"}), container(limits={"memory": "1000"})),
+        (container(limits={"cpu": "0.5"}), container(limits={"cpu": "500m"})),
+        (
+            {"spec": {"volumes": [{"emptyDir": {"sizeLimit": "1Gi"}}]}},
+            {"spec": {"volumes": [{"emptyDir": {"sizeLimit": "1024Mi"}}]}},
+        ),
+        (container(limits={}), container(limits=None)),
         ({"args": []}, {}),
         ({"args": None}, {}),
         ({"labels": {}}, {}),
         ({"labels": None}, {"labels": {}}),
-        ({"limits": {}}, {"limits": None}),
         ({"a": [{"b": None}]}, {"a": [{}]}),
         ({"n": 1}, {"n": 1.0}),
     ],
 )
 def test_what_the_server_would_store_alike_is_equal(one: Manifest, other: Manifest) -> None:
-    assert equal(one, other)
-    assert equal(other, one)
-    assert merge_patch(one, other) == {}
+    assert equal(one, other, kind="Pod")
+    assert equal(other, one, kind="Pod")
+    assert merge_patch(one, other, kind="Pod") == {}
+    deployments = ({"spec": {"template": one}}, {"spec": {"template": other}})
+    assert equal(*deployments, group="apps", kind="Deployment")
+
+
+@pytest.mark.parametrize(
+    ("group", "kind", "one", "other"),
+    [
+        ("", "ResourceQuota", {"spec": {"hard": {"cpu": "1"}}}, {"spec": {"hard": {"cpu": "1000m"}}}),
+        ("", "LimitRange", {"spec": {"limits": [{"max": {"cpu": 1}}]}}, {"spec": {"limits": [{"max": {"cpu": "1"}}]}}),
+        (
+            "",
+            "PersistentVolumeClaim",
+            {"spec": {"resources": {"requests": {"storage": "1Gi"}}}},
+            {"spec": {"resources": {"requests": {"storage": "1024Mi"}}}},
+        ),
+        ("", "Node", {"status": {"capacity": {"pods": 110}}}, {"status": {"capacity": {"pods": "110"}}}),
+    ],
+)
+def test_quantities_are_where_their_kind_has_them(group: str, kind: str, one: Manifest, other: Manifest) -> None:
+    assert equal(one, other, group=group, kind=kind)
+    assert not equal(one, other, group="example.org", kind=kind)
+    assert not equal(one, other)
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
     [
+        ({"spec": {"limits": {"version": "1.10"}}}, {"spec": {"limits": {"version": "1.1"}}}),
+        ({"spec": {"capacity": {"name": "1e3"}}}, {"spec": {"capacity": {"name": "1000"}}}),
+        ({"spec": {"divisor": "1"}}, {"spec": {"divisor": "1.0"}}),
+        ({"limits": {}}, {}),
+        (
+            {"spec": {"containers": [{"env": [{"name": "limits", "value": "1"}]}]}},
+            {"spec": {"containers": [{"env": [{"name": "limits", "value": "1.0"}]}]}},
+        ),
         ({"emptyDir": {}}, {}),
         ({"podSelector": {}}, {}),
         ({"labels": {"cpu": "1"}}, {"labels": {"cpu": "1000m"}}),
@@ -268,15 +305,15 @@ def test_what_the_server_would_store_alike_is_equal(one: Manifest, other: Manife
         ({"text": ""}, {}),
         ({"port": 1}, {"port": "1"}),
         ({"args": [[]]}, {"args": []}),
-        ({"limits": {"cpu": "1"}}, {"limits": {"cpu": "1001m"}}),
-        ({"limits": {"cpu": "1"}}, {"limits": {}}),
-        ({"limits": {"cpu": "x"}}, {"limits": {"cpu": "y"}}),
+        (container(limits={"cpu": "1"}), container(limits={"cpu": "1001m"})),
+        (container(limits={"cpu": "1"}), container(limits={})),
+        (container(limits={"cpu": "x"}), container(limits={"cpu": "y"})),
     ],
 )
 def test_what_means_something_else_is_not_equal(one: Manifest, other: Manifest) -> None:
-    assert not equal(one, other)
-    assert merge_patch(one, other)
-    assert merge_patch(other, one)
+    assert not equal(one, other, kind="Pod")
+    assert merge_patch(one, other, kind="Pod")
+    assert merge_patch(other, one, kind="Pod")
 
 
 def apply_merge(target: Any, patch: Any) -> Any:

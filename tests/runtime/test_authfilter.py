@@ -192,6 +192,30 @@ async def test_a_review_without_an_answer_ends(rest: Rest, front: Front, monkeyp
     front.faults.clear()
 
 
+async def test_a_crowd_of_strangers_keeps_nobody_waiting_who_is_known(
+    rest: Rest, client: Client, front: Front, namespace: str
+) -> None:
+    """Neither the operator's own requests nor those who may read; what is too much is refused at once."""
+    clock = ManualClock()
+    reader = await account(client, namespace, "reader", may_read=True)
+    async with guarded(rest, clock) as page:
+        assert (await page.get(reader))[0] == 200
+        hanging = front.faults.add(Fault("create", TOKENS, count=-1, delay=3600.0))
+        strangers = [asyncio.create_task(page.get(f"stranger-{number}")) for number in range(80)]
+        waiting = authfilter_module.STRANGERS_WAITING
+        await eventually(lambda: sum(task.done() for task in strangers) == len(strangers) - waiting)
+        assert {task.result()[0] for task in strangers if task.done()} == {429}
+        await eventually(lambda: hanging.hits == authfilter_module.STRANGERS_AT_ONCE)
+        front.faults.clear()
+        clock.time += 400.0  # nothing that was said counts any more
+        await asyncio.gather(*(client.get(SERVICE_ACCOUNTS, "reader", namespace) for _ in range(32)))
+        assert (await page.get(reader))[0] == 200
+        assert sum(task.done() for task in strangers) == len(strangers) - waiting
+        for task in strangers:
+            task.cancel()
+        await asyncio.wait(strangers)
+
+
 async def test_memory_is_bounded(rest: Rest, front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(authfilter_module, "MAX_REMEMBERED", 2)
     tokens = front.faults.add(Fault("create", TOKENS, count=-1))

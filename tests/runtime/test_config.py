@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kaito.runtime import ConfigError, Material, TlsConfig, Unauthorized, in_cluster_config, load_config
+from kaito.runtime import ConfigError, Material, RestConfig, TlsConfig, Unauthorized, in_cluster_config, load_config
 from kaito.runtime.transport.credentials import ExecPlugin, TokenFile
 
 
@@ -161,6 +161,20 @@ async def test_a_token_file_that_vanishes_keeps_the_last_token(pod: Path) -> Non
         await TokenFile(pod / "token").authorization()
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"two\nlines", "gödel".encode()])
+async def test_a_token_file_that_holds_something_else_is_as_good_as_unreadable(tmp_path: Path, content: bytes) -> None:
+    clock, path = ManualClock(), tmp_path / "token"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="binary"):
+        await TokenFile(path).authorization()
+    path.write_text("first\n")
+    token = TokenFile(path, clock=clock)
+    await token.authorization()
+    path.write_bytes(content)
+    clock.seconds = 120.0
+    assert await token.authorization() == "Bearer first"
+
+
 def script(path: Path, body: str) -> str:
     path.write_text(f"#!{sys.executable}\n{body}")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -199,7 +213,8 @@ async def test_a_plugin_runs_once_until_its_token_expires_or_is_refused_however_
     [
         ("import sys; sys.exit('not logged in')", Unauthorized, "not logged in"),
         ("print('hello')", Unauthorized, "printed no ExecCredential"),
-        ('print(\'{"status": {"clientCertificateData": "x"}}\')', ConfigError, "gave no token"),
+        ('print(\'{"status": {"clientCertificateData": "x"}}\')', ConfigError, "without its key"),
+        ("print('{\"status\": {}}')", ConfigError, "neither a token nor a client certificate"),
     ],
 )
 async def test_a_plugin_that_fails_is_quoted(tmp_path: Path, body: str, error: type[Exception], words: str) -> None:
@@ -207,6 +222,47 @@ async def test_a_plugin_that_fails_is_quoted(tmp_path: Path, body: str, error: t
         await plugin(script(tmp_path / "plugin", body)).authorization()
     with pytest.raises(ConfigError, match="cannot run the credential plugin"):
         await plugin(str(tmp_path / "missing")).authorization()
+
+
+def impersonating(tmp_path: Path, **user: Any) -> Path:
+    """A kubeconfig whose user has these fields."""
+    path = tmp_path / "config"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "current-context": "c",
+                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+                "clusters": [{"name": "c", "cluster": {"server": "HTTPS://Example.org:6443/"}}],
+                "users": [{"name": "u", "user": {"token": "t", **user}}],
+            }
+        )
+    )
+    return path
+
+
+def test_a_kubeconfig_acts_in_the_name_that_it_says(tmp_path: Path) -> None:
+    extra = {"Scopes/a b": ["read", "write"]}
+    path = impersonating(tmp_path, **{"as": "alice", "as-uid": "7", "as-groups": ["a", "b"], "as-user-extra": extra})
+    impersonate = load_config(path).impersonate
+    assert impersonate is not None
+    assert impersonate.headers() == [
+        ("Impersonate-User", "alice"),
+        ("Impersonate-Uid", "7"),
+        ("Impersonate-Group", "a"),
+        ("Impersonate-Group", "b"),
+        ("Impersonate-Extra-scopes%2Fa%20b", "read"),
+        ("Impersonate-Extra-scopes%2Fa%20b", "write"),
+    ]
+    assert load_config(impersonating(tmp_path)).impersonate is None
+    with pytest.raises(ConfigError, match="without as"):
+        load_config(impersonating(tmp_path, **{"as-groups": ["a"]}))
+
+
+def test_a_servers_scheme_is_written_in_any_case_and_has_to_be_one(tmp_path: Path) -> None:
+    assert load_config(impersonating(tmp_path)).server == "https://Example.org:6443"
+    for server in ("example.org:6443", "ftp://example.org", "https://", ""):
+        with pytest.raises(ConfigError, match="is not a URL"):
+            RestConfig(server=server)
 
 
 def test_certificates_that_do_not_load_are_said_and_insecure_is_possible() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest import mock
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from prometheus_client.parser import text_string_to_metric_families
 
 from kaito.devcluster.apiserver.faults import Fault
@@ -40,6 +44,7 @@ from kaito.runtime import (
     manifest_resource,
     owner_reference,
 )
+from kaito.runtime.serving.health import HttpServer, local_only
 from kaito.runtime.transport.client import meta_of
 from support.controlplane import ControlPlane
 from support.front import Front
@@ -472,3 +477,40 @@ async def test_a_lease_that_somebody_else_takes_is_lost_at_once(
             await task
     lease = await client.get(LEASES, "test-leader", namespace)
     assert lease["spec"]["holderIdentity"] == "thief", "a lost lease is not released"
+
+
+async def test_a_free_port_on_all_interfaces_is_one_port_for_all_of_them() -> None:
+    async def hello(request: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    server = HttpServer(":0", {"/": hello})
+    await server.start()
+    try:
+        addresses = ["127.0.0.1", *(["[::1]"] if socket.has_dualstack_ipv6() else [])]
+        async with aiohttp.ClientSession() as session:
+            for address in addresses:
+                async with session.get(f"http://{address}:{server.port}/") as answer:
+                    assert await answer.text() == "hello"
+    finally:
+        await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("peer", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("::ffff:127.0.0.1", 200),
+        ("::1", 200),
+        ("10.0.0.1", 403),
+        ("::ffff:10.0.0.1", 403),
+        ("", 403),
+    ],
+)
+async def test_stacks_are_shown_on_this_machine_only(peer: str, status: int) -> None:
+    async def stacks(request: web.Request) -> web.Response:
+        return web.Response(text="secrets in the frames")
+
+    transport = mock.Mock()
+    transport.get_extra_info.side_effect = lambda name, default=None: {"peername": (peer, 1) if peer else ""}.get(name)
+    request = make_mocked_request("GET", "/debug/tasks", transport=transport)
+    assert (await local_only(stacks)(request)).status == status

@@ -251,8 +251,8 @@ async def test_a_context_is_made_only_where_something_changed(tmp_path: Path, mo
     made: list[ssl.SSLContext] = []
     original = TlsConfig.context
 
-    def counting(config: TlsConfig) -> ssl.SSLContext:
-        made.append(original(config))
+    def counting(config: TlsConfig, pair: bytes) -> ssl.SSLContext:
+        made.append(original(config, pair))
         return made[-1]
 
     monkeypatch.setattr(TlsConfig, "context", counting)

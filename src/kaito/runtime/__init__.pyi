@@ -130,6 +130,7 @@ from .transport.apply import create_or_patch as create_or_patch
 from .transport.apply import create_or_update as create_or_update
 from .transport.client import Client as Client
 from .transport.client import PatchType as PatchType
+from .transport.config import Impersonation as Impersonation
 from .transport.config import Material as Material
 from .transport.config import RestConfig as RestConfig
 from .transport.config import TlsConfig as TlsConfig
@@ -195,6 +196,7 @@ __all__ = [
     "FencedError",
     "FieldSelector",
     "Forbidden",
+    "Impersonation",
     "InternalError",
     "Invalid",
     "Key",

@@ -38,7 +38,15 @@ from kaito.runtime.manager.watchdog import Watchdog
 from kaito.runtime.metrics import RuntimeMetrics
 from kaito.runtime.serving.authfilter import AccessFilter
 from kaito.runtime.serving.certificates import Certificates, CertificateWatcher
-from kaito.runtime.serving.health import Check, Checks, Handler, HttpServer, metrics_response, tasks_response
+from kaito.runtime.serving.health import (
+    Check,
+    Checks,
+    Handler,
+    HttpServer,
+    local_only,
+    metrics_response,
+    tasks_response,
+)
 from kaito.runtime.serving.selfsigned import EphemeralCertificates
 from kaito.runtime.tasks import TaskScope
 from kaito.runtime.transport.client import Client
@@ -381,13 +389,14 @@ class Manager:
                 "/healthz/{check}": self._health.handle,
                 "/readyz": self._ready.handle,
                 "/readyz/{check}": self._ready.handle,
-                "/debug/tasks": tasks_response,
+                "/debug/tasks": local_only(tasks_response),
             }
             servers.append(HttpServer(self.options.health_address, routes))
         if self.options.metrics_address != "0":
-            handler: Handler = metrics
+            shown: dict[str, Handler] = {"/metrics": metrics}
             if self.options.metrics_secure:
-                handler = AccessFilter(self.rest, clock=self.clock).protect(metrics)
+                access = AccessFilter(self.rest, clock=self.clock)
+                shown = {"/metrics": access.protect(metrics), "/debug/tasks": access.protect(tasks_response)}
                 folder = self.options.metrics_certificates
                 self._certificates = (
                     CertificateWatcher.of_folder(folder, self.runtime_metrics)
@@ -395,7 +404,7 @@ class Manager:
                     else EphemeralCertificates(clock=self.clock)
                 )
             tls = self._certificates.context if self._certificates else None
-            servers.append(HttpServer(self.options.metrics_address, {"/metrics": handler}, tls=tls))
+            servers.append(HttpServer(self.options.metrics_address, shown, tls=tls))
         return servers
 
     def _note_ports(self, servers: list[HttpServer]) -> None:

@@ -3,6 +3,10 @@
 A bearer token is shown to the API server (TokenReview), and its user's permission asked for (SubjectAccessReview). Answers
 are remembered as long as Kubernetes' own components remember them. A failed review is tried a few times and never
 remembered.
+
+Whoever reaches the port makes this process ask the API server: reviews have connections of their own, and strangers, whose
+token has not been seen to be good, a share of them, a rate and a short queue, beyond which they are refused (429). Neither
+the operator nor those who may read wait for them.
 """
 
 from __future__ import annotations
@@ -10,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 import lazy_loader
@@ -19,7 +24,8 @@ import msgspec
 from kaito.runtime.clock import Clock, SystemClock
 from kaito.runtime.errors import InternalError, RuntimeFault, ServerTimeout, TooManyRequests, TransportError
 from kaito.runtime.log import get_logger
-from kaito.runtime.transport.rest import Rest
+from kaito.runtime.transport.flowcontrol import TokenBucket
+from kaito.runtime.transport.rest import Pool, Rest
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -35,6 +41,11 @@ REVIEW_TIMEOUT = 10.0
 RETRY_DELAY, RETRY_FACTOR, RETRY_JITTER, TRIES = 0.5, 1.5, 0.2, 5
 MAX_REMEMBERED = 1024
 """Tokens, and permissions, that are remembered at once; the oldest make way."""
+
+STRANGERS_AT_ONCE, STRANGERS_WAITING = 2, 16
+"""Reviews of strangers that are under way, and that may be at all."""
+STRANGERS_QPS, STRANGERS_BURST = 5.0, 20
+"""Reviews of strangers a second, and how many may come at once after a quiet time."""
 
 _TOKEN_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 _ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
@@ -80,6 +91,11 @@ class _Memory(Generic[V]):
         self._answers: dict[Hashable, tuple[float, V]] = {}
         self._asking: dict[Hashable, asyncio.Lock] = {}
 
+    def last(self, question: Hashable) -> V | None:
+        """The last answer, whether or not it still counts."""
+        known = self._answers.get(question)
+        return known[1] if known is not None else None
+
     async def get(self, question: Hashable, ask: Callable[[], Awaitable[V]]) -> V:
         lock = self._asking.setdefault(question, asyncio.Lock())
         try:
@@ -91,12 +107,41 @@ class _Memory(Generic[V]):
                 self._answers.pop(question, None)
                 self._answers[question] = (self._clock.monotonic() + self._lifetime(answer), answer)
                 if len(self._answers) > MAX_REMEMBERED:
-                    del self._answers[next(iter(self._answers))]
+                    # Answers of no use make way first, so that strangers do not displace those who are known.
+                    useless = next((old for old, (_, value) in self._answers.items() if not value), None)
+                    del self._answers[next(iter(self._answers)) if useless is None else useless]
                 return answer
         finally:
             # A lock that nobody holds may still be the next waiter's, who has not been woken yet; it then asks by itself.
             if not lock.locked():
                 self._asking.pop(question, None)
+
+
+@final
+class _Gate:
+    """Lets strangers in a few at a time."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._bucket = TokenBucket(STRANGERS_QPS, STRANGERS_BURST, monotonic=monotonic)
+        self._places = asyncio.Semaphore(STRANGERS_AT_ONCE)
+        self._inside = 0
+
+    @asynccontextmanager
+    async def enter(self) -> AsyncIterator[None]:
+        """Raises _Crowded where too many wait."""
+        if self._inside >= STRANGERS_WAITING:
+            raise _Crowded
+        self._inside += 1
+        try:
+            async with self._places:
+                await self._bucket.acquire()
+                yield
+        finally:
+            self._inside -= 1
+
+
+class _Crowded(Exception):
+    """Too many strangers at once."""
 
 
 @final
@@ -107,10 +152,12 @@ class AccessFilter:
         self._rest = rest
         clock = clock or SystemClock()
         self._users: _Memory[User | None] = _Memory(clock, lambda user: TOKEN_TTL)
+        self._gate = _Gate(clock.monotonic)
         self._permissions: _Memory[bool] = _Memory(clock, lambda allowed: ALLOWED_TTL if allowed else DENIED_TTL)
 
     def protect(self, handler: Handler) -> Handler:
-        """``handler`` behind 401 (no valid token), 403 (not permitted) and 500 (the API server did not say)."""
+        """``handler`` behind 401 (no valid token), 403 (not permitted), 429 (too many ask) and 500 (the API server did not
+        say)."""
 
         async def guarded(request: web.Request) -> web.StreamResponse:
             scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -119,6 +166,10 @@ class AccessFilter:
                 if user is None:
                     return web.Response(status=401, text="Unauthorized\n", headers={"WWW-Authenticate": "Bearer"})
                 allowed = await self._authorize(user, request.method.lower(), request.path)
+            except _Crowded:
+                return web.Response(
+                    status=429, text="too many requests are being reviewed\n", headers={"Retry-After": "1"}
+                )
             except (RuntimeFault, TimeoutError, msgspec.MsgspecError) as error:
                 _log.warning("cannot tell who may read the metrics", error=str(error) or type(error).__name__)
                 return web.Response(status=500, text="the review of the request failed\n")
@@ -137,8 +188,13 @@ class AccessFilter:
             status = msgspec.json.decode(answer, type=_TokenReview).status
             return status.user if status.authenticated else None
 
+        async def ask_for_stranger() -> User | None:
+            async with self._gate.enter():
+                return await ask()
+
         # The token itself is not kept.
-        return await self._users.get(hashlib.sha256(token.encode()).digest(), ask)
+        digest = hashlib.sha256(token.encode()).digest()
+        return await self._users.get(digest, ask if self._users.last(digest) is not None else ask_for_stranger)
 
     async def _authorize(self, user: User, verb: str, path: str) -> bool:
         spec = {
@@ -169,4 +225,4 @@ class AccessFilter:
 
     async def _once(self, path: str, body: bytes) -> bytes:
         async with asyncio.timeout(REVIEW_TIMEOUT):
-            return (await self._rest.send("POST", path, body=body)).body
+            return (await self._rest.send("POST", path, body=body, pool=Pool.REVIEW)).body

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import io
+import ipaddress
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, final
@@ -22,6 +24,9 @@ else:
 
 LINGER = 1.0
 """Seconds for which the rest of a request that was refused is read, so that its sender gets to see the answer."""
+
+SHUTDOWN_TIMEOUT = 1.0
+"""Seconds that stopping gives to requests in progress."""
 
 Check = Callable[[], Awaitable[None] | None]
 """Returns where all is well, raises where not."""
@@ -89,7 +94,24 @@ async def tasks_response(_request: web.Request) -> web.Response:
     return web.Response(text=out.getvalue())
 
 
+def _loopback(address: str) -> bool:
+    # An IPv4 client of a socket for both has a mapped address.
+    return ipaddress.ip_address(address.removeprefix("::ffff:")).is_loopback
+
+
 Handler = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
+
+
+def local_only(handler: Handler) -> Handler:
+    """``handler`` for clients on this machine, or that ``kubectl port-forward`` or ``exec`` brings there; 403 for others."""
+
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+        if not peer or not _loopback(str(peer[0])):
+            return web.Response(status=403, text="on the loopback address only: use kubectl port-forward\n")
+        return await handler(request)
+
+    return guarded
 
 
 @final
@@ -117,15 +139,26 @@ class HttpServer:
             if method == "GET":
                 app.router.add_route("HEAD", path, handler)
         self._runner = web.AppRunner(
-            app, access_log=None, keepalive_timeout=90.0, lingering_time=LINGER, max_field_size=1 << 16
+            app,
+            access_log=None,
+            keepalive_timeout=90.0,
+            lingering_time=LINGER,
+            max_field_size=1 << 16,
+            # Whoever has left needs no answer, and a stopping process does not wait for one.
+            handler_cancellation=True,
+            shutdown_timeout=SHUTDOWN_TIMEOUT,
         )
         self.port = 0
 
     async def start(self) -> None:
         """Listen. Raises ConfigError where the address cannot be had."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self._port, ssl_context=self._tls)
         try:
+            if self._host is None:
+                # One socket, so that there is one port, also where the system chooses it.
+                site: web.BaseSite = web.SockSite(self._runner, _everywhere(self._port), ssl_context=self._tls)
+            else:
+                site = web.TCPSite(self._runner, self._host, self._port, ssl_context=self._tls)
             await site.start()
         except OSError as error:
             await self._runner.cleanup()
@@ -134,3 +167,10 @@ class HttpServer:
 
     async def stop(self) -> None:
         await self._runner.cleanup()
+
+
+def _everywhere(port: int) -> socket.socket:
+    """A listener for IPv4, and for IPv6 where there is any."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
+    return socket.create_server(("", port), backlog=128)

@@ -43,7 +43,7 @@ async def create_or_update(
         return await client.create(resource, desired), OperationResult.CREATED
     before = _plain(resource, current)
     desired, after = _mutated(resource, current, mutate)
-    if equal(_without_status(before), _without_status(after)):
+    if equal(_without_status(before), _without_status(after), group=resource.group, kind=resource.kind):
         return current, OperationResult.UNCHANGED
     return await client.update(resource, desired), OperationResult.UPDATED
 
@@ -66,7 +66,7 @@ async def create_or_patch(
         return created if written is None else written, OperationResult.CREATED
     before = _plain(resource, current)
     _, after = _mutated(resource, current, mutate)
-    patch = merge_patch(_without_status(before), _without_status(after))
+    patch = merge_patch(_without_status(before), _without_status(after), group=resource.group, kind=resource.kind)
     result, latest = OperationResult.UNCHANGED, current
     if patch:
         meta = decode_meta(msgspec.json.encode(before))
@@ -116,7 +116,8 @@ async def _patch_status(
     client: Client, resource: Resource[T], latest: T, before: Manifest, after: Manifest
 ) -> T | None:
     """None where there is nothing to write."""
-    patch = merge_patch({"status": before.get("status") or {}}, {"status": after.get("status") or {}})
+    old, new = ({"status": manifest.get("status") or {}} for manifest in (before, after))
+    patch = merge_patch(old, new, group=resource.group, kind=resource.kind)
     if not patch:
         return None
     meta = decode_meta(resource.encode(latest))

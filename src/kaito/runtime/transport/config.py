@@ -11,13 +11,17 @@ import hashlib
 import os
 import ssl
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from kaito.runtime.errors import ConfigError
 from kaito.runtime.transport.credentials import Anonymous, Basic, Credentials, ExecPlugin, StaticToken, TokenFile
+
+_HEADER_NAME = "!#$&'*+-.^_`|~"
+"""What the name of a header may have besides letters and digits, but for the sign of an escape."""
 
 SERVICE_ACCOUNT_DIRECTORY = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -53,30 +57,56 @@ class TlsConfig:
     insecure: bool = False
     server_name: str | None = None
 
-    def fingerprint(self) -> str:
-        """Changes when any of the files does. Reads them."""
-        digest = hashlib.sha256()
+    def fingerprint(self, pair: bytes = b"") -> str:
+        """Changes when any of the files does, or ``pair``. Reads them."""
+        digest = hashlib.sha256(pair)
         for material in (self.authority, self.certificate, self.key):
             digest.update(hashlib.sha256(material.read()).digest())
         return digest.hexdigest()
 
-    def context(self) -> ssl.SSLContext:
-        """A context from what the files hold now. Raises ConfigError."""
+    def context(self, pair: bytes = b"") -> ssl.SSLContext:
+        """A context from what the files hold now, and ``pair``: a certificate and its key that come from elsewhere.
+
+        Raises ConfigError.
+        """
         try:
             context = ssl.create_default_context(cadata=self.authority.read().decode() if self.authority else None)
             if self.insecure:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
             if self.certificate:
+                pair = self.certificate.read() + b"\n" + self.key.read()
+            if pair:
                 # load_cert_chain takes only files; the directory is private and gone when the block ends.
                 with tempfile.TemporaryDirectory(prefix="kaito-tls-") as name:
-                    pair = Path(name, "pair.pem")
-                    pair.touch(mode=0o600)
-                    pair.write_bytes(self.certificate.read() + b"\n" + self.key.read())
-                    context.load_cert_chain(pair)
+                    file = Path(name, "pair.pem")
+                    file.touch(mode=0o600)
+                    file.write_bytes(pair)
+                    context.load_cert_chain(file)
         except (ssl.SSLError, ValueError) as error:
             raise ConfigError(f"the TLS certificates for the API server do not load: {error}") from error
         return context
+
+
+@dataclass(frozen=True, slots=True)
+class Impersonation:
+    """Another user in whose name requests are made, where the credentials' own user may do that."""
+
+    user: str
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+    extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def headers(self) -> list[tuple[str, str]]:
+        found = [("Impersonate-User", self.user)]
+        if self.uid:
+            found.append(("Impersonate-Uid", self.uid))
+        found += [("Impersonate-Group", group) for group in self.groups]
+        for name, values in self.extra.items():
+            # Whatever a header's name may not have is escaped, as client-go does.
+            header = f"Impersonate-Extra-{quote(name.lower(), safe=_HEADER_NAME)}"
+            found += [(header, value) for value in values]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +124,15 @@ class RestConfig:
     """Requests per second that this client allows itself, 0 for no limit; watches and the leader lease are exempt."""
     burst: int = 10
     user_agent: str = "kaito"
+    impersonate: Impersonation | None = None
+    """In whose name requests are made, if not in the credentials' own."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a server that is no HTTP URL."""
+        scheme, separator, rest = self.server.partition("://")
+        if not separator or scheme.lower() not in ("http", "https") or not rest:
+            raise ConfigError(f"the server {self.server!r} is not a URL: use https://host:port")
+        object.__setattr__(self, "server", f"{scheme.lower()}://{rest}")
 
 
 def load_config(
@@ -161,6 +200,22 @@ def kubeconfig_config(paths: str, *, context: str | None = None) -> RestConfig:
         ),
         namespace=context_body.get("namespace") or "default",
         proxy=cluster.get("proxy-url"),
+        impersonate=_impersonation(user_body, user.file),
+    )
+
+
+def _impersonation(user: Mapping[str, Any], file: Path) -> Impersonation | None:
+    name, uid = user.get("as"), user.get("as-uid")
+    groups, extra = user.get("as-groups") or (), user.get("as-user-extra") or {}
+    if not name:
+        if uid or groups or extra:
+            raise ConfigError(f"{file} has as-uid, as-groups or as-user-extra without as: name the user to act for")
+        return None
+    return Impersonation(
+        str(name),
+        str(uid or ""),
+        tuple(map(str, groups)),
+        {str(key): tuple(map(str, values or ())) for key, values in extra.items()},
     )
 
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from kaito.runtime.errors import Conflict, Invalid
+from kaito.runtime.errors import Conflict
 from kaito.runtime.objects.resource import Resource
 from kaito.runtime.objects.stored import ObjectMeta
 from kaito.runtime.transport.client import Client, PatchType
@@ -40,11 +40,7 @@ async def _set_finalizers(client: Client, resource: Resource[T], meta: ObjectMet
         {"op": "test", "path": "/metadata/resourceVersion", "value": meta.resource_version},
         {"op": "add", "path": "/metadata/finalizers", "value": finalizers},
     ]
-    try:
-        return await client.patch(resource, meta.name, patch, namespace=meta.namespace, kind=PatchType.JSON)
-    except Invalid as error:
-        # A failed ``test`` is answered 422: the object changed since it was read.
-        raise Conflict(f"{resource.group_resource} {meta.key}: changed since it was read: {error.message}") from error
+    return await client.patch(resource, meta.name, patch, namespace=meta.namespace, kind=PatchType.JSON)
 
 
 async def retry_on_conflict(attempt: Callable[[], Awaitable[T]]) -> T:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, ClassVar, Protocol, final
 
 from kaito.runtime.clock import Clock, SystemClock, parse_time
 from kaito.runtime.errors import ConfigError, Unauthorized
@@ -22,6 +22,11 @@ EXPIRY_LEEWAY = 10.0
 
 
 class Credentials(Protocol):
+    @property
+    def certificate(self) -> bytes:
+        """A client certificate and its key, in PEM, of the last ``authorization``; empty for none."""
+        ...
+
     async def authorization(self) -> str | None:
         """The header's value for a request that starts now; None for no header. Raises ConfigError."""
         ...
@@ -34,6 +39,8 @@ class Credentials(Protocol):
 @final
 @dataclass(frozen=True, slots=True)
 class Anonymous:
+    certificate: ClassVar[bytes] = b""
+
     async def authorization(self) -> str | None:
         return None
 
@@ -45,6 +52,7 @@ class Anonymous:
 @dataclass(frozen=True, slots=True)
 class StaticToken:
     token: str = field(repr=False)
+    certificate: ClassVar[bytes] = b""
 
     async def authorization(self) -> str | None:
         return f"Bearer {self.token}"
@@ -58,6 +66,7 @@ class StaticToken:
 class Basic:
     username: str
     password: str = field(repr=False)
+    certificate: ClassVar[bytes] = b""
 
     async def authorization(self) -> str | None:
         return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
@@ -68,7 +77,9 @@ class Basic:
 
 @final
 class TokenFile:
-    """A token in a file that somebody else renews. An unreadable file keeps the last token in use."""
+    """A token in a file that somebody else renews. A file that holds none, or cannot be read, keeps the last one in use."""
+
+    certificate: ClassVar[bytes] = b""
 
     def __init__(self, path: Path, *, clock: Clock | None = None) -> None:
         self._path = path
@@ -81,10 +92,11 @@ class TokenFile:
         if now - self._read_at >= TOKEN_PERIOD or not self._token:
             try:
                 # A projected token is a kilobyte on tmpfs: reading it costs less than a thread would.
-                token = self._path.read_text().strip()
-            except OSError as error:
+                token = _usable(self._path.read_bytes().strip())
+            except (OSError, ValueError) as error:
                 if not self._token:
-                    raise ConfigError(f"cannot read the token {self._path}: {error.strerror}") from error
+                    reason = error.strerror if isinstance(error, OSError) else error
+                    raise ConfigError(f"cannot read the token {self._path}: {reason}") from error
             else:
                 if not token and not self._token:
                     raise ConfigError(f"the token file {self._path} is empty")
@@ -98,9 +110,17 @@ class TokenFile:
         return True
 
 
+def _usable(token: bytes) -> str:
+    """Raises ValueError for what cannot stand in a header."""
+    text = token.decode("ascii", errors="replace")
+    if not text.isprintable() or not text.isascii():
+        raise ValueError("it is not a token but something binary")
+    return text
+
+
 @final
 class ExecPlugin:
-    """A credential plug-in of ``client.authentication.k8s.io``: a command that prints a token.
+    """A credential plug-in of ``client.authentication.k8s.io``: a command that prints a token, a client certificate, or both.
 
     Its result is used until it expires or is refused; one run serves all requests that wait for it.
     """
@@ -121,7 +141,9 @@ class ExecPlugin:
         self._cluster_info = cluster_info
         self._hint = install_hint
         self._clock = clock or SystemClock()
-        self._token = ""
+        self._header: str | None = None
+        self.certificate = b""
+        self._usable = False
         self._expires: float | None = None
         self._lock = asyncio.Lock()
 
@@ -151,13 +173,13 @@ class ExecPlugin:
     async def authorization(self) -> str | None:
         async with self._lock:
             expired = self._expires is not None and self._clock.now().timestamp() >= self._expires - EXPIRY_LEEWAY
-            if not self._token or expired:
+            if not self._usable or expired:
                 await self._run()
-            return f"Bearer {self._token}"
+            return self._header
 
     def rejected(self, authorization: str | None) -> bool:
-        if authorization == f"Bearer {self._token}":
-            self._token = ""
+        if authorization == self._header:
+            self._usable = False
         return True
 
     async def _run(self) -> None:
@@ -195,12 +217,15 @@ class ExecPlugin:
         try:
             status = json.loads(out)["status"]
             token = status.get("token")
+            pair = [status.get(name) for name in ("clientCertificateData", "clientKeyData")]
             expires = status.get("expirationTimestamp")
             self._expires = parse_time(expires).timestamp() if expires else None
+            self._header = f"Bearer {_usable(str(token).encode())}" if token else None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Unauthorized(f"the credential plugin {name} printed no ExecCredential with a status") from error
-        if not token:
-            raise ConfigError(
-                f"the credential plugin {name} gave no token: client certificates from plugins are not supported"
-            )
-        self._token = str(token)
+        if any(pair) and not all(pair):
+            raise ConfigError(f"the credential plugin {name} gave a client certificate without its key, or the reverse")
+        if not token and not any(pair):
+            raise ConfigError(f"the credential plugin {name} gave neither a token nor a client certificate")
+        self.certificate = "\n".join(map(str, pair)).encode() if all(pair) else b""
+        self._usable = True

@@ -80,7 +80,7 @@ async def list_pages(
 
 
 async def _fetch(rest: Rest, resource: Resource[Any], path: str, query: Mapping[str, str], accept: str) -> ListPage:
-    answer = await rest.send("GET", path, query=query, accept=accept)
+    answer = await rest.send("GET", path, query=query, accept=accept, patient=True)
     try:
         page = _PAGE.decode(answer.body)
     except UNDECODABLE as error:

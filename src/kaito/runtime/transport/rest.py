@@ -1,11 +1,11 @@
-"""HTTP to one API server: three connection pools, credentials, rate limit, retries, metrics, typed errors.
+"""HTTP to one API server: connection pools, credentials, rate limit, retries, metrics, typed errors.
 
-Requests, watches and the leader lease have a pool each, so that a hundred watches cannot keep a write waiting and a burst
-of writes cannot keep a lease from being renewed.
+Requests, watches, the leader lease and the reviews of strangers' tokens have a pool each, so that a hundred watches cannot
+keep a write waiting, and neither a burst of writes nor a crowd of strangers a lease from being renewed.
 
 What is sent again: anything that was answered 429 or 5xx with ``Retry-After``; any request once after 401, where the
 credentials may have been renewed; a read once when its connection broke. A write whose connection broke is never sent
-again: it raises ``OutcomeUnknown``.
+again: it raises ``OutcomeUnknown``. A write follows no redirect: what it is redirected to may be something else.
 
 Certificate files are looked at once a minute, and after a failed handshake. New ones are for new connections: an old
 connection goes on until what uses it has ended. Files that do not load leave the old ones in use.
@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import io
 import json
 import re
 import socket
 import ssl
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, final
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from multidict import CIMultiDictProxy
 from yarl import URL
 
@@ -39,12 +40,16 @@ from kaito.runtime.transport.flowcontrol import MAX_RETRIES, TokenBucket, retry_
 from kaito.runtime.transport.lines import LineSplitter
 
 REQUEST_TIMEOUT = 60.0
-"""Seconds for one request and its whole answer."""
+"""Seconds for one request and its whole answer; for a list, seconds of silence."""
 CONNECT_TIMEOUT = 10.0
+CLOSE_TIMEOUT = 5.0
+"""Seconds that closing waits for the last connection to be gone."""
 TLS_PERIOD = 60.0
 """Seconds between two looks at the certificate files."""
 
-_LARGE_BODY = 1 << 20
+_PIECE = 1 << 16
+"""Bytes of a body that are written in one go: all of a large one would hold up the event loop."""
+_MOMENT = 0.005
 _NO_SUCH_PATH = "the server could not find the requested resource"
 _BROKEN = (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError, TimeoutError)
 """What a connection can do to a request."""
@@ -61,9 +66,10 @@ class Pool(enum.StrEnum):
     API = "api"
     WATCH = "watch"
     LEASE = "lease"
+    REVIEW = "review"
 
 
-_POOL_LIMITS = {Pool.API: 32, Pool.WATCH: 0, Pool.LEASE: 2}
+_POOL_LIMITS = {Pool.API: 32, Pool.WATCH: 0, Pool.LEASE: 2, Pool.REVIEW: 4}
 
 
 class Answer(NamedTuple):
@@ -89,6 +95,34 @@ class Stream:
         except _BROKEN as error:
             raise TransportError(f"the stream broke: {_words(error)}") from error
         return self._splitter.feed(chunk) if chunk else None
+
+
+@final
+class _Body(aiohttp.payload.Payload):
+    """What a request sends. Its first piece goes out together with the headers, so ``guard``, which is asked right before,
+    is asked when the connection is there and nothing of the request has been written."""
+
+    _value: bytes
+    _autoclose = True
+
+    def __init__(self, data: bytes, guard: Callable[[], None]) -> None:
+        super().__init__(data)
+        self._size = len(data)
+        self._guard = guard
+        self.refusal: BaseException | None = None
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self._value.decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        try:
+            self._guard()
+        except BaseException as error:
+            self.refusal = error
+            raise
+        view = memoryview(self._value)
+        for start in range(0, len(view), _PIECE):
+            await writer.write(view[start : start + _PIECE])
 
 
 class _Session:
@@ -117,7 +151,10 @@ class Rest:
         self._retired: set[_Session] = set()
         self._tls: ssl.SSLContext | None = None
         self._tls_fingerprint = ""
+        self._tls_pair = b""
         self._tls_checked = float("-inf")
+        self._closed = False
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._warned: set[str] = set()
 
     async def send(
@@ -130,13 +167,16 @@ class Rest:
         content_type: str = "application/json",
         accept: str = "application/json",
         timeout: float = REQUEST_TIMEOUT,
+        patient: bool = False,
         pool: Pool = Pool.API,
         guard: Callable[[], None] = _unguarded,
         wait: bool = True,
     ) -> Answer:
         """One request and its whole answer. Raises ApiError for 4xx and 5xx, TransportError, ConfigError.
 
-        ``guard`` is called each time before the request goes out, however long that had to wait; it raises to prevent it.
+        ``guard`` raises to prevent the request. It is called before anything else, and again each time right before the
+        first byte, however long the request had to wait for a connection. ``timeout`` is for all of the answer; with
+        ``patient`` for each pause in it, so that a long answer may take as long as it needs.
         Without ``wait``, an answer that asks to come back later is raised at once.
         """
         if pool is Pool.API and self.config.qps:
@@ -148,14 +188,24 @@ class Rest:
             authorization = await self.config.credentials.authorization()
             guard()
             try:
-                answer = await self._once(method, path, query, body, content_type, accept, timeout, pool, authorization)
+                answer = await self._once(
+                    method,
+                    path,
+                    query,
+                    None if body is None else _Body(body, guard),
+                    content_type,
+                    accept,
+                    _limits(timeout, patient),
+                    pool,
+                    authorization,
+                )
             except TransportError as error:
                 if method != "GET" or reconnected or isinstance(error.__cause__, TimeoutError):
                     raise
                 reconnected = True
                 self._metrics.request_retries_total.labels("<error>", method, self._host).inc()
                 continue
-            if answer.code < 400:
+            if answer.code < 300:
                 return answer
             if answer.code == 401 and not authorized and self.config.credentials.rejected(authorization):
                 authorized = True
@@ -175,17 +225,17 @@ class Rest:
         method: str,
         path: str,
         query: Mapping[str, str] | None,
-        body: bytes | None,
+        body: _Body | None,
         content_type: str,
         accept: str,
-        timeout: float,
+        limits: aiohttp.ClientTimeout,
         pool: Pool,
         authorization: str | None,
     ) -> Answer:
         headers = {"Accept": accept}
         if body is not None:
             headers["Content-Type"] = content_type
-            self._metrics.request_size.labels(method, self._host).observe(len(body))
+            self._metrics.request_size.labels(method, self._host).observe(body.size or 0)
         if authorization:
             headers["Authorization"] = authorization
         started = self._clock.monotonic()
@@ -196,9 +246,10 @@ class Rest:
                 client.request(
                     method,
                     self._url(path, query),
-                    data=_payload(body),
+                    data=body,
                     headers=headers,
-                    timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT),
+                    allow_redirects=method == "GET",
+                    timeout=limits,
                     server_hostname=self.config.tls.server_name,
                 ) as response,
             ):
@@ -207,6 +258,8 @@ class Rest:
                 self._warn(response.headers.getall("Warning", ()))
                 return Answer(response.status, response.headers, content)
         except _BROKEN as error:
+            if body is not None and body.refusal is not None:
+                raise body.refusal from None
             self._suspect(error)
             text = f"{method} {self.config.server}{path}: {_words(error)}"
             never_sent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
@@ -272,6 +325,8 @@ class Rest:
 
     @asynccontextmanager
     async def _use(self, pool: Pool) -> AsyncIterator[aiohttp.ClientSession]:
+        if self._closed:
+            raise TransportError(f"the client of {self.config.server} is closed")
         await self._reload_tls()
         session = self._sessions.get(pool)
         if session is None:
@@ -288,12 +343,15 @@ class Rest:
     async def _reload_tls(self) -> None:
         """Let new connections use what the certificate files hold. Raises ConfigError where none have ever loaded."""
         now = self._clock.monotonic()
-        if now - self._tls_checked < TLS_PERIOD or not self.config.server.startswith("https:"):
+        pair = self.config.credentials.certificate
+        current = now - self._tls_checked < TLS_PERIOD and pair == self._tls_pair
+        if current or not self.config.server.startswith("https:"):
             return
+        self._tls_pair = pair
         try:
-            fingerprint = self.config.tls.fingerprint()
+            fingerprint = self.config.tls.fingerprint(pair)
             if fingerprint != self._tls_fingerprint:
-                self._tls = self.config.tls.context()
+                self._tls = self.config.tls.context(pair)
         except ConfigError as error:
             if self._tls is None:
                 raise
@@ -321,17 +379,21 @@ class Rest:
 
     def _connect(self, pool: Pool) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
-            ssl=self._tls if self._tls is not None else False,
+            ssl=self._tls if self._tls is not None else True,
             limit=_POOL_LIMITS[pool],
             keepalive_timeout=30.0,  # shorter than the API server's, so that it is never the first to close
-            socket_factory=_socket,
+            socket_factory=self._socket,
         )
         session = aiohttp.ClientSession(
             connector=connector,
             trust_env=False,
             proxy=self.config.proxy,
             read_bufsize=1 << 18,
-            headers={"User-Agent": self.config.user_agent, "Accept-Encoding": "identity"},
+            headers=[
+                ("User-Agent", self.config.user_agent),
+                ("Accept-Encoding", "identity"),
+                *(self.config.impersonate.headers() if self.config.impersonate else ()),
+            ],
             skip_auto_headers=("Content-Type",),
         )
         # aiohttp sends a PUT or DELETE again by itself when a kept-alive connection turns out to be closed, although the
@@ -339,13 +401,37 @@ class Rest:
         session._retry_connection = False
         return session
 
+    def _socket(self, info: Any) -> socket.socket:
+        sock = _socket(info)
+        self._sockets.add(sock)
+        return sock
+
     async def aclose(self) -> None:
-        """Close all connections; calls that are still running fail."""
+        """Close all connections and return when they are gone; calls that are still running fail, as do later ones."""
+        self._closed = True
+        # Below the HTTP library, which forgets the answers that are being read on what it closes: their readers would wait
+        # for ever. A connection that was given up before may still be saying goodbye to a server that does not answer.
+        for sock in self._open_sockets():
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        await self._sockets_closed(CLOSE_TIMEOUT / 2)
         sessions = [*self._sessions.values(), *self._retired]
         self._sessions.clear()
         self._retired.clear()
         for session in sessions:
             await session.client.close()
+        await self._sockets_closed(CLOSE_TIMEOUT / 2)
+        if left := self._open_sockets():
+            _log.warning("connections to the API server did not close", left=len(left))
+
+    def _open_sockets(self) -> list[socket.socket]:
+        return [sock for sock in self._sockets if sock.fileno() != -1]
+
+    async def _sockets_closed(self, within: float) -> None:
+        for _ in range(round(within / _MOMENT)):
+            if not self._open_sockets():
+                return
+            await asyncio.sleep(_MOMENT)
 
 
 def _socket(info: Any) -> socket.socket:
@@ -361,9 +447,10 @@ def _socket(info: Any) -> socket.socket:
     return sock
 
 
-def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
-    """A large body is handed over piece by piece: written in one go it would hold up the event loop."""
-    return io.BytesIO(body) if body is not None and len(body) > _LARGE_BODY else body
+def _limits(timeout: float, patient: bool) -> aiohttp.ClientTimeout:
+    if patient:
+        return aiohttp.ClientTimeout(total=None, connect=timeout, sock_connect=CONNECT_TIMEOUT, sock_read=timeout)
+    return aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT)
 
 
 def _words(error: BaseException) -> str:
@@ -371,6 +458,10 @@ def _words(error: BaseException) -> str:
 
 
 def _error(answer: Answer, delay: float | None) -> ApiError:
+    if answer.code < 400:
+        target = answer.headers.get("Location", "nowhere")
+        message = f"the server redirects to {target}, which a write does not follow: is the server's address right?"
+        return ApiError(message, code=answer.code, reason="Redirect")
     try:
         status = json.loads(answer.body)
     except ValueError:
