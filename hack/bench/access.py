@@ -13,6 +13,8 @@ from kaito.runtime import Material, RestConfig, TlsConfig, load_config
 class _Fixed(msgspec.Struct, frozen=True):
     """Credentials that stay as they are."""
 
+    certificate = b""
+
     value: str | None
 
     async def authorization(self) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,8 +13,19 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from kaito.runtime import Client, EventRecorder, ObjectReference, Rest, RuntimeMetrics
+from kaito.runtime import (
+    Client,
+    EventRecorder,
+    Forbidden,
+    ObjectReference,
+    Rest,
+    RuntimeMetrics,
+    ServiceUnavailable,
+    TooManyRequests,
+    TransportError,
+)
 from kaito.runtime.manager.recorder import EventWriter
+from kaito.runtime.tasks import cancel_and_wait
 from support.scripted import scripted, status
 from support.waiting import eventually
 
@@ -51,7 +63,9 @@ class Sink:
                 await self.hold.wait()
             body = await request.json()
             if code := self.refuse.get(request.method):
-                return status(code, {404: "NotFound", 409: "AlreadyExists"}.get(code, "InternalError"))
+                return status(
+                    code, {403: "Forbidden", 404: "NotFound", 409: "AlreadyExists"}.get(code, "InternalError")
+                )
             if request.method == "POST":
                 self.created.append(body)
             else:
@@ -151,7 +165,7 @@ async def test_an_event_that_vanished_is_made_again_and_one_that_exists_is_no_er
 async def test_an_event_that_cannot_be_written_is_dropped_and_the_next_one_tried() -> None:
     sink = Sink()
     async with writing(sink) as (writer, recorder):
-        sink.refuse = {"POST": 500}
+        sink.refuse = {"POST": 403}
         recorder.event(POD, "Normal", "Lost", "x")
         await writer.flush()
         sink.refuse = {}
@@ -161,7 +175,7 @@ async def test_an_event_that_cannot_be_written_is_dropped_and_the_next_one_tried
 
 
 async def test_recording_never_waits_and_memory_is_bounded() -> None:
-    """Pitfall 91: one write at a time, a thousand in waiting, the rest dropped; and stopping does not wait for ever."""
+    """Pitfall 91: two writes at a time, a thousand in waiting, the rest dropped; and stopping does not wait for ever."""
     sink = Sink()
     sink.hold = asyncio.Event()
     async with writing(sink) as (writer, recorder):
@@ -170,10 +184,81 @@ async def test_recording_never_waits_and_memory_is_bounded() -> None:
                 ObjectReference(api_version="v1", kind="Pod", name=f"p{number}", namespace="n"), "Normal", "A", "b"
             )
         assert writer.dropped == 500
-        await eventually(lambda: sink.busy == 1)
+        await eventually(lambda: sink.busy == 2)
         for _ in range(20):
             await asyncio.sleep(0)
-        assert sink.most == 1
+        assert sink.most == 2
+
+
+class Failing:
+    """A client whose first ``times`` creations fail."""
+
+    def __init__(self, times: int, error: Exception) -> None:
+        self.times = times
+        self.error = error
+        self.tries: list[tuple[str, float]] = []
+        self.patches: list[Any] = []
+
+    async def create(self, resource: Any, body: dict[str, Any]) -> None:
+        self.tries.append((body["reason"], asyncio.get_running_loop().time()))
+        if len(self.tries) <= self.times:
+            raise self.error
+
+    async def patch(self, resource: Any, name: str, patch: Any, *, namespace: str) -> None:
+        self.patches.append(patch)
+
+
+@asynccontextmanager
+async def recording(client: Failing) -> AsyncIterator[tuple[EventWriter, EventRecorder]]:
+    writer = EventWriter(client, Clock(), "host")
+    task = asyncio.create_task(writer.run())
+    try:
+        yield writer, EventRecorder(writer, "c")
+    finally:
+        await cancel_and_wait(task)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("error", [TransportError("gone"), ServiceUnavailable("busy"), TooManyRequests("slowly")])
+async def test_what_the_server_cannot_take_now_is_sent_again_after_ten_seconds_twelve_times_in_all(
+    error: Exception,
+) -> None:
+    """Pitfall 91."""
+    client = Failing(100, error)
+    async with recording(client) as (_, recorder):
+        recorder.event(POD, "Normal", "A", "b")
+        await asyncio.sleep(300.0)
+        moments = [moment for _, moment in client.tries]
+        assert len(moments) == 12
+        assert all(10.0 <= after - before <= 12.6 for before, after in itertools.pairwise(moments))
+        recorder.event(POD, "Normal", "A", "b")
+        await asyncio.sleep(1.0)
+        assert len(client.tries) == 13, "what was given up is a new event"
+
+
+@pytest.mark.looptime
+async def test_an_event_that_waits_to_be_sent_again_holds_nobody_up_and_its_repetition_comes_after_it() -> None:
+    client = Failing(1, TransportError("gone"))
+    async with recording(client) as (writer, recorder):
+        recorder.event(POD, "Normal", "A", "b")
+        await asyncio.sleep(1.0)
+        recorder.event(POD, "Normal", "A", "b")
+        recorder.event(POD, "Normal", "B", "b")
+        await asyncio.sleep(1.0)
+        assert [reason for reason, _ in client.tries] == ["A", "B"]
+        assert client.patches == []
+        await writer.flush()
+        assert [reason for reason, _ in client.tries] == ["A", "B", "A"], "stopping does not wait ten seconds"
+        assert [patch["series"]["count"] for patch in client.patches] == [2]
+
+
+@pytest.mark.looptime
+async def test_what_is_refused_is_not_sent_again() -> None:
+    client = Failing(100, Forbidden("no"))
+    async with recording(client) as (_, recorder):
+        recorder.event(POD, "Normal", "A", "b")
+        await asyncio.sleep(100.0)
+    assert len(client.tries) == 1
 
 
 @pytest.mark.looptime

@@ -379,6 +379,8 @@ async def test_a_refused_token_after_the_last_retry_is_still_answered() -> None:
     """A 401 between two retries uses up none of them, and the last answer is what is raised."""
 
     class Renewed:
+        certificate = b""
+
         async def authorization(self) -> str | None:
             return "Bearer x"
 

@@ -80,6 +80,7 @@ from .metrics import RuntimeMetrics as RuntimeMetrics
 from .objects.events import Event as Event
 from .objects.events import EventType as EventType
 from .objects.events import Predicate as Predicate
+from .objects.models import model_resource as model_resource
 from .objects.resource import CONFIG_MAPS as CONFIG_MAPS
 from .objects.resource import CONTROLLER_REVISIONS as CONTROLLER_REVISIONS
 from .objects.resource import CUSTOM_RESOURCE_DEFINITIONS as CUSTOM_RESOURCE_DEFINITIONS
@@ -142,6 +143,7 @@ from .transport.conflicts import retry_on_conflict as retry_on_conflict
 from .transport.credentials import StaticToken as StaticToken
 from .transport.discovery import Discovery as Discovery
 from .transport.rest import Rest as Rest
+from .transport.watching import WatchEvent as WatchEvent
 
 __all__ = [
     "CONFIG_MAPS",
@@ -256,6 +258,7 @@ __all__ = [
     "UnsupportedMediaType",
     "Validator",
     "Watch",
+    "WatchEvent",
     "WebhookServer",
     "add_finalizer",
     "all_of",
@@ -278,6 +281,7 @@ __all__ = [
     "manifest_resource",
     "matches_labels",
     "metadata_resource",
+    "model_resource",
     "negate",
     "owner_keys",
     "owner_reference",

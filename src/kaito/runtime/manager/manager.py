@@ -84,6 +84,8 @@ class ManagerOptions:
     grace_period: float = 30.0
     """Seconds for reconciles in progress to end when the manager stops. One second later the process is ended."""
     sync_timeout: float = SYNC_TIMEOUT
+    field_manager: str = "kaito"
+    """Owner of the fields that the manager's clients write, in ``managedFields`` and for server-side apply."""
     namespaces: Sequence[str] = ()
     """Namespaces that the cache holds where nothing else is said; empty for all of them."""
 
@@ -133,8 +135,9 @@ class Manager:
             else Fence(self.clock, metrics.fence_refusals_total.inc, valid_until=float("inf"))
         )
         """Whether this process may write; ``client`` asks it. Ask it before each write to another system, too."""
-        self.client = Client(self.rest, fence=self.fence.check, observer=self.cache)
-        self.unfenced_client = Client(self.rest, observer=self.cache)
+        manager = self.options.field_manager
+        self.client = Client(self.rest, fence=self.fence.check, observer=self.cache, field_manager=manager)
+        self.unfenced_client = Client(self.rest, observer=self.cache, field_manager=manager)
         """For controllers and runnables that run without leading: its writes do not ask ``fence``."""
         self.discovery = Discovery(self.rest, clock=self.clock)
         self._writer = EventWriter(self.client, self.clock, election.identity if election else default_identity())

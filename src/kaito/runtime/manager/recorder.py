@@ -1,6 +1,7 @@
 """Events about objects, as ``kubectl describe`` shows them: recorded at once, written in the background.
 
-Recording never waits and never fails a reconcile. An event that repeats becomes a series of the first one: its second
+Recording never waits and never fails a reconcile. Two writers send what is recorded; what the server cannot take now is sent
+again, twelve times in all, as client-go does. An event that repeats becomes a series of the first one: its second
 occurrence and then at most one write a minute. One object can cause 25 events at once and one every five minutes after
 that; the rest is dropped, as client-go's spam filter does.
 """
@@ -8,14 +9,27 @@ that; the rest is dropped, as client-go's spam filter does.
 from __future__ import annotations
 
 import asyncio
+import heapq
+import random
 import re
 import uuid
 from collections import deque
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
 from kaito.runtime.clock import Clock, format_micro_time
-from kaito.runtime.errors import AlreadyExists, FencedError, NotFound, RuntimeFault
+from kaito.runtime.errors import (
+    AlreadyExists,
+    FencedError,
+    InternalError,
+    NotFound,
+    RuntimeFault,
+    ServerTimeout,
+    ServiceUnavailable,
+    TooManyRequests,
+    TransportError,
+)
 from kaito.runtime.log import get_logger
 from kaito.runtime.objects.resource import EVENTS
 from kaito.runtime.objects.stored import ObjectReference
@@ -32,6 +46,10 @@ SERIES_END = 360.0
 SPAM_BURST = 25
 SPAM_REFILL = 300.0
 """Seconds for one more event of an object that has used up its burst."""
+WRITERS = 2
+TRIES = 12
+RETRY_DELAY, RETRY_JITTER = 10.0, 0.25
+"""Seconds between two tries, stretched by up to a quarter."""
 FLUSH_TIME = 5.0
 """Seconds that stopping waits for what is still to be written."""
 
@@ -39,6 +57,9 @@ _NOTE_LIMIT = 1024
 _WORD_LIMIT = 128
 _ELLIPSIS = "…"
 _EVENT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
+
+_RETRIABLE = (TransportError, TooManyRequests, ServiceUnavailable, ServerTimeout, InternalError, OSError)
+"""The event is as good as before; anything else the server would refuse again."""
 
 _log = get_logger("events")
 
@@ -54,6 +75,17 @@ class _Series:
     last_seen: float
     last_write: float
     last_seen_text: str
+    created: bool = False
+
+
+@dataclass(slots=True, order=True)
+class _Pending:
+    """An event that waits to be written, the first time or again."""
+
+    due: float
+    key: _SeriesKey = field(compare=False)
+    body: dict[str, Any] = field(compare=False)
+    tries: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True)
@@ -70,7 +102,9 @@ class EventWriter:
         self._client = client
         self._clock = clock
         self._instance = _fitting(instance, _WORD_LIMIT)
-        self._pending: deque[tuple[_SeriesKey, dict[str, Any]]] = deque()
+        self._pending: deque[_Pending] = deque()
+        self._again: list[_Pending] = []
+        self._writing = 0
         self._series: dict[_SeriesKey, _Series] = {}
         self._tokens: dict[tuple[str, ObjectReference], _Tokens] = {}
         self._wake = asyncio.Event()
@@ -106,7 +140,8 @@ class EventWriter:
             series.last_seen_text = format_micro_time(moment)
             self._notify()
             return
-        if not self._allowed(controller, identity, now) or len(self._pending) >= QUEUE_LIMIT:
+        waiting = len(self._pending) + len(self._again)
+        if not self._allowed(controller, identity, now) or waiting >= QUEUE_LIMIT:
             self.dropped += 1
             return
         namespace = regarding.namespace or "default"
@@ -127,7 +162,7 @@ class EventWriter:
         }
         if related is not None:
             body["related"] = related
-        self._pending.append((key, body))
+        self._pending.append(_Pending(0.0, key, body))
         self._notify()
 
     def _allowed(self, controller: str, regarding: ObjectReference, now: float) -> bool:
@@ -145,46 +180,91 @@ class EventWriter:
 
     async def run(self) -> None:
         """Write what is recorded, until cancelled."""
+        async with asyncio.TaskGroup() as writers:
+            for _ in range(WRITERS):
+                writers.create_task(self._write(), name="event writer")
+            writers.create_task(self._look_after_series(), name="event series")
+
+    async def _write(self) -> None:
         while True:
+            event = self._next()
+            if event is None:
+                await self._wait(SERIES_PERIOD)
+                continue
+            self._writing += 1
             try:
-                async with asyncio.timeout(SERIES_PERIOD):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass  # time to look after the series that wait for their next write
-            self._wake.clear()
-            while self._pending:
-                key, body = self._pending.popleft()
-                if not await self._create(body):
-                    self._series.pop(key, None)
+                await self._create(event)
+            finally:
+                self._writing -= 1
+            self._rest()
+
+    def _next(self) -> _Pending | None:
+        if self._again and self._again[0].due <= asyncio.get_running_loop().time():
+            return heapq.heappop(self._again)
+        return self._pending.popleft() if self._pending else None
+
+    async def _wait(self, most: float) -> None:
+        """Until something is recorded, or it is time to try again, or ``most`` seconds have passed."""
+        if self._again:
+            most = min(most, max(0.0, self._again[0].due - asyncio.get_running_loop().time()))
+        self._wake.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(most):
+                await self._wake.wait()
+
+    async def _look_after_series(self) -> None:
+        while True:
             await self._write_series()
-            if not self._pending:
-                self._idle.set()
+            self._rest()
+            await self._wait(SERIES_PERIOD)
+
+    def _rest(self) -> None:
+        """Idle is: nothing recorded that was not tried, and nothing under way."""
+        fresh = any(series.created and series.written == 1 < series.count for series in self._series.values())
+        if not self._pending and not self._writing and not fresh:
+            self._idle.set()
 
     async def flush(self, within: float = FLUSH_TIME) -> None:
-        """Wait until all that was recorded is written, but at most ``within`` seconds."""
+        """Wait until all that was recorded is written, but at most ``within`` seconds; what failed is tried once more now."""
+        self._pending.extend(sorted(self._again))
+        self._again.clear()
+        if self._pending:
+            self._notify()
         try:
             async with asyncio.timeout(within):
                 await self._idle.wait()
         except TimeoutError:
-            _log.warning("gave up writing events", left=len(self._pending))
+            _log.warning("gave up writing events", left=len(self._pending) + self._writing)
 
-    async def _create(self, body: dict[str, Any]) -> bool:
+    async def _create(self, event: _Pending) -> None:
+        event.tries += 1
         try:
-            await self._client.create(EVENTS, body)
+            await self._client.create(EVENTS, event.body)
         except AlreadyExists:
-            return True
+            pass
         except (RuntimeFault, OSError) as error:
+            words = str(error) or type(error).__name__
+            if isinstance(error, _RETRIABLE) and event.tries < TRIES:
+                delay = RETRY_DELAY * random.uniform(1.0, 1.0 + RETRY_JITTER)
+                event.due = asyncio.get_running_loop().time() + delay
+                heapq.heappush(self._again, event)
+                _log.debug("will write an event again", reason=event.body["reason"], error=words)
+                return
             level = _log.debug if isinstance(error, FencedError) else _log.warning
-            level("cannot write an event", reason=body["reason"], error=str(error))
-            return False
-        return True
+            level("cannot write an event", reason=event.body["reason"], error=words)
+            self._series.pop(event.key, None)
+            return
+        if (series := self._series.get(event.key)) is not None:
+            series.created = True
+            if series.count > series.written:
+                self._notify()
 
     async def _write_series(self) -> None:
         now = self._clock.monotonic()
         for key, series in tuple(self._series.items()):
             due = series.written == 1 or now - series.last_write >= SERIES_PERIOD
             over = now - series.last_seen >= SERIES_END
-            if series.count > series.written and (due or over):
+            if series.created and series.count > series.written and (due or over):
                 series.last_write = now
                 patch = {"series": {"count": series.count, "lastObservedTime": series.last_seen_text}}
                 try:
