@@ -515,6 +515,8 @@ class Replicas:
             if orderly:
                 await elector.release()
                 del self.running[identity]
+            else:
+                elector.disarm()
             await asyncio.sleep(0.5)
 
     @staticmethod

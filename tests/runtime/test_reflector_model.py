@@ -99,7 +99,7 @@ class Server:
         self.compacted = self.version
         self.history.clear()
 
-    async def send(self, method: str, path: str, *, query: Mapping[str, str], accept: str) -> Answer:
+    async def send(self, method: str, path: str, *, query: Mapping[str, str], accept: str, patient: bool) -> Answer:
         await asyncio.sleep(0.01)
         fate = next(self.fates, "")
         if fate in FAILURES:

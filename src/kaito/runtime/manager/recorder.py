@@ -180,10 +180,9 @@ class EventWriter:
 
     async def run(self) -> None:
         """Write what is recorded, until cancelled."""
-        async with asyncio.TaskGroup() as writers:
-            for _ in range(WRITERS):
-                writers.create_task(self._write(), name="event writer")
-            writers.create_task(self._look_after_series(), name="event series")
+        works = [*(self._write() for _ in range(WRITERS)), self._look_after_series()]
+        async with asyncio.TaskGroup() as group:
+            await asyncio.wait([group.create_task(work, name="event writer") for work in works])
 
     async def _write(self) -> None:
         while True:

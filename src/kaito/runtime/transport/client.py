@@ -198,7 +198,7 @@ class Client:
         Raises TimeoutError after ``timeout`` seconds. What breaks on the way is waited out.
         """
         async with asyncio.timeout(timeout):
-            return await watching.wait_for(self.rest, resource, name, namespace, condition)
+            return await watching.wait_until(self.rest, resource, name, namespace, condition)
 
     async def create(self, resource: Resource[T], obj: T, *, namespace: str = "") -> T:
         data = resource.encode(obj)

@@ -63,7 +63,7 @@ def _opened(resource: Resource[T], line: bytes) -> WatchEvent[T] | None:
         raise DecodeError(f"the watch of {resource.group_resource} sent something else: {error}") from error
 
 
-async def wait_for(
+async def wait_until(
     rest: Rest, resource: Resource[T], name: str, namespace: str, condition: Callable[[T | None], object]
 ) -> T | None:
     """The object in the first state for which ``condition`` is true; None stands for no object.
