@@ -78,6 +78,8 @@ class Instance:
     """Family of its node image."""
     image: str = ""
     """Version of its node image."""
+    stopped: bool = False
+    """Whether somebody has turned its machine off."""
     created_at: datetime | None = None
     error: ProviderError | None = None
     """Why it failed."""

@@ -207,6 +207,24 @@ async def test_a_restart_remembers_the_sizes_that_were_tried(world: World) -> No
     assert world.arm.pools[world.name].properties["vmSize"] == SIZES[1]
 
 
+async def test_a_start_of_the_cluster_that_comes_in_between_is_no_failure(world: World) -> None:
+    preempted = ArmError(
+        200,
+        "ResourceOperationFailure",
+        "The resource operation completed with terminal provisioning state 'Failed'.",
+        details=[
+            {"code": "OriginalEtagNotExpect", "message": "This operation has been preempted by Deleting operation."}
+        ],
+    )
+    world.settings = replace(world.settings, retry_min=3600.0, retry_max=3600.0)
+    world.arm.faults.plan(Plan(error=preempted))
+    async with world.running():
+        await world.make()
+        await world.ready()
+    assert (world.count("PUT"), world.count("DELETE")) == (2, 1)
+    assert "LaunchFailed" not in [reason for reason, _ in await world.events()]
+
+
 async def test_a_rejected_token_holds_nothing_up(world: World) -> None:
     world.settings = replace(world.settings, retry_min=3600.0, retry_max=3600.0)
     expired = ArmError(401, "ExpiredAuthenticationToken", "The access token expiry is in the past.")

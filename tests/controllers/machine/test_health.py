@@ -13,6 +13,7 @@ from kaito.api.machine import Machine
 from kaito.controllers.machine.breaker import Breaker
 from kaito.controllers.machine.claims import MACHINE, Claim
 from kaito.devcluster.arm import Plan
+from kaito.devcluster.arm.errors import ArmError
 from kaito.runtime import NODES, Lister, Stored
 from kaito.runtime.cache.store import Store
 from support.waiting import eventually
@@ -189,6 +190,38 @@ async def test_drift_is_reported_and_left_alone(world: World) -> None:
 
         await eventually(drifted)
         await world.told("Drifted")
+        assert (await world.condition("Ready"))[0] == "True"
+    assert (world.count("PUT"), world.count("DELETE")) == (1, 0)
+
+
+async def test_a_pool_that_somebody_has_stopped_is_left_alone(world: World) -> None:
+    await bystanders(world, 2)
+    async with world.running():
+        await world.make()
+        await world.ready()
+        world.arm.pools[world.name].properties["powerState"] = {"code": "Stopped"}
+    world.settings = replace(world.settings, garbage_interval=0.1)
+    async with world.running():
+        lists = world.count("LIST")
+        await eventually(lambda: world.count("LIST") > lists)
+        await set_ready(world, "Unknown")
+
+        async def said() -> bool:
+            return "not replaced: somebody has stopped its instance" in (await world.condition("NodeReady"))[2]
+
+        await eventually(said)
+    assert world.count("DELETE") == 0
+
+
+async def test_a_pool_whose_upgrade_has_failed_goes_on(world: World) -> None:
+    async with world.running():
+        await world.make()
+        await world.ready()
+        world.arm.pools[world.name].become("Failed", ArmError(200, "UpgradeFailed", "the new image does not start"))
+    async with world.running():
+        words = await world.becomes("MachineDrifted", "True")
+        assert words == ""
+        assert "the instance is Failed: UpgradeFailed: the new image does not start" in await world.told("Drifted")
         assert (await world.condition("Ready"))[0] == "True"
     assert (world.count("PUT"), world.count("DELETE")) == (1, 0)
 

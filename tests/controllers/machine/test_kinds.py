@@ -341,10 +341,6 @@ class TestSpot:
         return ArmOptions(create_seconds=0.05, delete_seconds=0.05)
 
     async def test_a_spot_machine_says_so(self, world: World) -> None:
-        def evictable(node: Manifest) -> None:
-            node["metadata"]["labels"]["kubernetes.azure.com/scalesetpriority"] = "spot"
-
-        world.change_node = evictable
         async with world.running():
             requirements = {
                 "node.kubernetes.io/instance-type": ["Standard_NC6s_v3"],

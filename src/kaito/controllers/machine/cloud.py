@@ -160,4 +160,13 @@ def _facts(known: _Known | None) -> tuple[object, ...] | None:
     if known is None or known.instance is None:
         return None
     found = known.instance
-    return found.state, found.phase, found.owner, found.vm_size, found.os_sku, found.image, str(found.error)
+    return (
+        found.state,
+        found.phase,
+        found.owner,
+        found.vm_size,
+        found.os_sku,
+        found.image,
+        found.stopped,
+        str(found.error),
+    )

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from kaito.api import labels
 from kaito.controllers.machine.claims import DRIFTED
 from kaito.controllers.machine.instance import os_sku
+from kaito.controllers.machine.steps import cut
 from kaito.controllers.pipeline import Finding
+from kaito.provisioner import InstanceState
 
 if TYPE_CHECKING:
     from kaito.controllers.machine.claims import Claim
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
 
 
 def find_drift(claim: Claim, instance: Instance) -> Finding | None:
+    if instance.state is InstanceState.FAILED:
+        # A change of it has failed since; what runs on it is not disturbed for that.
+        why = f": {instance.error}" if instance.error is not None else ""
+        return Finding(DRIFTED, "True", "InstanceFailed", cut(f"the instance is {instance.phase}{why}"))
     sizes = claim.requirement(labels.INSTANCE_TYPE)
     if sizes and instance.vm_size.lower() not in (size.lower() for size in sizes):
         return _drifted("InstanceTypeDrifted", "size", instance.vm_size, " or ".join(sizes))

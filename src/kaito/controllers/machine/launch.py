@@ -106,6 +106,16 @@ async def _launch(ctx: ClaimContext) -> Outcome:
     return await _progress(ctx, instance)
 
 
+async def _make_again(ctx: ClaimContext, instance: Instance, error: ProviderError) -> Wait:
+    """Something else came in between, such as a stop of the whole cluster: that is no failure of the instance's."""
+    report = await run(REMOVAL, ctx, held_up)
+    if report.error is not None:
+        raise report.error
+    ctx.findings += report.findings
+    pause = report.stop.requeue_after if report.stop is not None else 0.0
+    return Wait(LAUNCHING, cut(f"instance {instance.name} is made again: {error}"), pause, "Unknown")
+
+
 async def _progress(ctx: ClaimContext, instance: Instance) -> Outcome:
     _check_owner(ctx, instance)
     what = f"instance {instance.name} of size {instance.vm_size}"
@@ -113,6 +123,8 @@ async def _progress(ctx: ClaimContext, instance: Instance) -> Outcome:
         return Proceed(message=f"{what} runs")
     if instance.state is InstanceState.FAILED:
         error = instance.error or ProviderError(f"{what} is {instance.phase}")
+        if error.transient:
+            return await _make_again(ctx, instance, error)
         if not isinstance(error, CapacityUnavailable | SkuUnavailable):
             return Fail(LAUNCH_FAILED, _words(error), 0.0)
         tried = {*_tried(ctx), instance.vm_size}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -125,9 +126,17 @@ class ClaimReconciler:
         """What is wrong with the Node, and whether that may be mended now."""
         trouble = health.look(ctx)
         if trouble is not None and trouble.due:
-            blocked = self._breaker.admit(ctx.claim) if self._settings.node_repair else "node repair is turned off"
-            trouble = health.Trouble(trouble.reason, trouble.message, trouble.left, blocked)
+            trouble = replace(trouble, blocked=self._not_mended(ctx))
         ctx.trouble = trouble
+
+    def _not_mended(self, ctx: ClaimContext) -> str:
+        """Why a sick Node is left as it is; empty to replace it."""
+        if not self._settings.node_repair:
+            return "node repair is turned off"
+        instance = self._cloud.find(ctx.name)
+        if instance is not None and instance.stopped:
+            return "somebody has stopped its instance"
+        return self._breaker.admit(ctx.claim)
 
     def _remarks(self, ctx: ClaimContext) -> list[Finding]:
         """Conditions that nothing waits for."""

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 SIMULATED = "kaito.sh/simulated"
 """Label of objects behind which there is nothing: ``true``."""
+SPOT_LABEL = "kubernetes.azure.com/scalesetpriority"
+SPOT_TAINT = f"{SPOT_LABEL}=spot:NoSchedule"
+"""What AKS puts on the nodes of spot pools by itself."""
 MAX_PODS = 110
 SYSTEM_CPU_MILLIS = 140
 SYSTEM_MEMORY_MIB = 1638
@@ -35,7 +38,7 @@ def build_node(pool: Pool, index: int, now: datetime | None = None) -> dict[str,
         "metadata": {"name": name, "labels": _labels(pool, name, zones[index % len(zones)] if zones else "")},
         "spec": {
             "providerID": pool.provider_id(index),
-            "taints": [_taint(text) for text in pool.node_taints],
+            "taints": [_taint(text) for text in (*pool.node_taints, *((SPOT_TAINT,) if pool.spot else ()))],
         },
         "status": {
             "capacity": capacity,
@@ -98,6 +101,8 @@ def _labels(pool: Pool, name: str, zone: str) -> dict[str, str]:
     }
     if size.gpus:
         labels["kubernetes.azure.com/accelerator"] = "nvidia"
+    if pool.spot:
+        labels[SPOT_LABEL] = "spot"
     return {**pool.node_labels, **labels}
 
 

@@ -62,6 +62,10 @@ class Pool:
         return tuple(self.properties.get("nodeTaints") or ())
 
     @property
+    def spot(self) -> bool:
+        return bool(self.properties.get("scaleSetPriority") == "Spot")
+
+    @property
     def count(self) -> int:
         return int(self.properties["count"])
 

@@ -127,7 +127,10 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         InstanceBusy,
-        codes=_codes("OperationNotAllowed Conflict EtagMismatch PreconditionFailed AnotherOperationInProgress"),
+        codes=_codes(
+            "OperationNotAllowed Conflict EtagMismatch OriginalEtagNotExpect PreconditionFailed OperationPreempted "
+            "AnotherOperationInProgress"
+        ),
     ),
     Rule(InstanceBusy, statuses=frozenset({412})),
     Rule(

@@ -104,6 +104,7 @@ def instance(pool: AgentPool) -> Instance:
         owner=tags.get(OWNER_TAG) or node_labels.get(labels.MACHINE_UID) or "",
         os_sku=pool.os_sku or "",
         image=pool.node_image_version or "",
+        stopped=((pool.power_state or {}).get("code") or "").lower() == "stopped",
         created_at=_created(node_labels.get(labels.CREATION_TIMESTAMP)),
         error=_failure(pool, phase) if state is InstanceState.FAILED else None,
         etag=pool.e_tag or "",
