@@ -1,0 +1,149 @@
+"""One bad thing does not spoil the rest: objects that cannot be read, defects of a provider, a stop in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from controllers.machine.conftest import World
+from kaito.devcluster.arm import build_nodes, joining
+from kaito.provisioner import CloudProvider, Instance, InstanceSpec, InstanceType
+from kaito.runtime import NODES, Conflict
+from support.waiting import eventually
+
+
+class Wrapped:
+    """A provider that does as the one within."""
+
+    def __init__(self, provider: CloudProvider) -> None:
+        self.name = provider.name
+        self.inner = provider
+
+    async def create(self, spec: InstanceSpec) -> Instance:
+        return await self.inner.create(spec)
+
+    async def get(self, name: str) -> Instance:
+        return await self.inner.get(name)
+
+    async def instance_types(self) -> list[InstanceType]:
+        return await self.inner.instance_types()
+
+    async def list(self) -> list[Instance]:
+        return await self.inner.list()
+
+    async def delete(self, instance: Instance) -> None:
+        await self.inner.delete(instance)
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+async def test_a_provider_is_closed_after_the_last_reconcile(world: World) -> None:
+    """The one that is being finished when the controller is told to stop makes two calls."""
+    order: list[str] = []
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(Wrapped):
+        async def delete(self, instance: Instance) -> None:
+            asked.set()
+            await go_on.wait()
+            await self.inner.delete(instance)
+            order.append("deleted")
+
+        async def aclose(self) -> None:
+            order.append("closed")
+            await self.inner.aclose()
+
+    async with world.running():
+        await world.make()
+        await world.ready()
+    await world.delete()
+    async with world.running(Slow) as manager:
+        await asked.wait()
+        manager.stop()
+        await asyncio.sleep(0)
+        go_on.set()
+    assert order == ["deleted", "closed"]
+    async with world.running():
+        await world.gone()
+
+
+async def test_a_defect_of_a_provider_ends_nothing(world: World) -> None:
+    """Such as an SDK that cannot read a field of a new API version."""
+
+    class Broken(Wrapped):
+        lists = 0
+
+        async def list(self) -> list[Instance]:
+            type(self).lists += 1
+            if self.lists < 4:
+                raise KeyError("provisioningState")
+            return await self.inner.list()
+
+    world.settings = replace(world.settings, garbage_interval=0.05)
+    async with world.running(Broken):
+        await world.make()
+        await world.ready()
+
+
+async def test_one_piece_of_garbage_that_cannot_be_removed_keeps_no_other(world: World) -> None:
+    class Picky(Wrapped):
+        async def delete(self, instance: Instance) -> None:
+            if instance.name == "bad":
+                raise TypeError("a defect met with this instance only")
+            await self.inner.delete(instance)
+
+    for name in ("bad", "good"):
+        world.arm.add_pool(name, {"vmSize": "Standard_NC6s_v3", "tags": {"kaito.sh_machine-uid": f"uid-{name}"}})
+    world.settings = replace(world.settings, garbage_interval=0.05)
+    async with world.running(Picky):
+        await eventually(lambda: world.pools == ["bad"])
+    world.arm.drop_pool("bad")
+
+
+async def test_a_node_that_joins_step_by_step(world: World) -> None:
+    """First without a provider id, not ready and tainted; then as the cloud's controller and the kubelet leave it."""
+    early_ones: list[Any] = []
+    join = world.join
+
+    async def step(pool: Any) -> None:
+        (node,) = build_nodes(pool)
+        early_ones.append((node, await world.client.create(NODES, joining(node))))
+
+    world.join = step  # type: ignore[method-assign]
+    async with world.running():
+        await world.make()
+        await world.becomes("MachineRegistered", "False", "NodeNotFound")
+        ((node, _),) = early_ones
+        name = node["metadata"]["name"]
+        await world.client.patch(NODES, name, {"spec": {"providerID": node["spec"]["providerID"]}})
+        await world.becomes("MachineInitialized", "False", "NodeNotReady")
+        assert (await world.condition("Ready"))[:2] == ("False", "NodeNotReady")
+        await world.client.patch(NODES, name, {"status": node["status"]}, subresource="status")
+        await world.becomes("MachineInitialized", "False", "KnownEphemeralTaintsExist")
+
+        async def untainted() -> bool:
+            with suppress(Conflict):
+                await world.client.patch(NODES, name, {"spec": {"taints": node["spec"]["taints"]}})
+                return True
+            return False
+
+        await eventually(untainted)
+        await world.ready()
+    world.join = join  # type: ignore[method-assign]
+    assert world.count("PUT") == 1
+
+
+@pytest.mark.parametrize("provider_id", ["AZURE:///Subscriptions/SUB/resourcegroups/mc_RG/x", "aws:///eu/i-1", "odd"])
+async def test_how_a_cloud_writes_the_ids_of_its_machines_is_its_affair(world: World, provider_id: str) -> None:
+    """Nodes are known by the label of their pool, which nobody but the cloud can set."""
+    world.change_node = lambda node: node["spec"].update(providerID=provider_id)
+    async with world.running():
+        await world.make()
+        assert (await world.ready()).status.provider_id == provider_id
+        await world.delete()
+        await world.gone()
