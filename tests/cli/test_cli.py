@@ -66,8 +66,37 @@ def test_a_file_that_is_not_there_is_named() -> None:
     assert "/nonexistent.yaml" in done.stderr
 
 
-def test_presets_and_version() -> None:
-    assert "phi-3-mini-4k-instruct" in kaito("presets").stdout
+@pytest.mark.parametrize("sample", ["workspace-phi-3-mini.inference.yaml", "workspace-phi-3-mini.tuning.yaml"])
+def test_a_summary_says_what_it_takes(sample: str) -> None:
+    text = (SAMPLES / sample).read_text()
+    for placeholder, own in {"ACR_REPO_HERE": "mine", "IMAGE_NAME_HERE": "x", "ACR_REGISTRY_SECRET_HERE": "s"}.items():
+        text = text.replace(placeholder, own)
+    done = kaito("plan", "-f", "-", "-o", "table", stdin=text)
+    assert done.returncode == 0, done.stderr
+    assert "1 x Standard_NC6s_v3" in done.stdout
+    assert "moderate" in done.stdout
+    assert ("weights in 4 bits" in done.stdout) == ("tuning" in sample)
+
+
+def test_the_plan_of_a_tuning_is_a_job() -> None:
+    text = (SAMPLES / "workspace-phi-3-mini.tuning.yaml").read_text()
+    refused = kaito("plan", "-f", "-", stdin=text)
+    assert refused.returncode == 2
+    assert "is a placeholder" in refused.stderr
+    for placeholder, own in {"ACR_REPO_HERE": "mine", "IMAGE_NAME_HERE": "x", "ACR_REGISTRY_SECRET_HERE": "s"}.items():
+        text = text.replace(placeholder, own)
+    done = kaito("plan", "-f", "-", stdin=text)
+    assert [item["kind"] for item in yaml.safe_load_all(done.stdout)] == ["Machine", "Service", "ConfigMap", "Job"]
+    byo = kaito("plan", "-f", "-", stdin=text, KAITO_NODE_SOURCE="byo")
+    assert [item["kind"] for item in yaml.safe_load_all(byo.stdout)] == ["Service", "ConfigMap", "Job"]
+
+
+def test_models_skus_and_version() -> None:
+    assert "phi-3-mini-4k-instruct" in kaito("models").stdout
+    assert "ibm-granite/granite-4.1-8b" in kaito("models", "--all").stdout
+    assert "Standard_NC24ads_A100_v4" in kaito("skus").stdout
+    assert "p4d.24xlarge" in kaito("skus", "--cloud=aws").stdout
+    assert "use one of azure, aws, arc" in kaito("skus", "--cloud=gcp").stderr
     assert kaito("version").stdout.strip().count(".") == 2
 
 
@@ -80,6 +109,11 @@ def test_presets_and_version() -> None:
         (["--kubeconfig=/nonexistent"], "no kubeconfig at /nonexistent"),
         (["--log-level=loud"], "'loud' is not a log level"),
         (["--log-format=xml"], "use auto, json or text"),
+        (
+            ["--controllers=workspace", "--node-source=cloud"],
+            "KAITO_NODE_SOURCE is 'cloud'; it must be one of: machine, nodeclaim, byo",
+        ),
+        (["--controllers=workspace", "--upgrade-workloads=now"], "KAITO_UPGRADE_WORKLOADS is 'now'"),
         (["--leader-elect", "--lease-duration=5"], "lease duration > renew deadline"),
         (["--controllers=machine"], "ARM_SUBSCRIPTION_ID, ARM_RESOURCE_GROUP, AZURE_CLUSTER_NAME"),
         (["--controllers=machine", "--drain-timeout=0"], "KAITO_DRAIN_TIMEOUT_SECONDS is '0.0'; it must be a number"),

@@ -17,11 +17,11 @@ import yaml
 
 from controllers.machine.conftest import QUICK, World, clean_up
 from kaito.api import labels
-from kaito.api.machine import REGISTERED
+from kaito.api.machine import REGISTERED, Machine
 from kaito.api.resources import MACHINES, NODE_CLAIMS, WORKSPACES
 from kaito.api.workspace import Workspace
 from kaito.controllers import machine, workspace
-from kaito.controllers.workspace.manifests.machine import build_machine, machine_name
+from kaito.controllers.workspace.manifests.order import build_machine, order_name
 from kaito.controllers.workspace.manifests.ownership import controller_reference
 from kaito.controllers.workspace.manifests.revision import (
     HISTORY_LIMIT,
@@ -32,10 +32,13 @@ from kaito.controllers.workspace.manifests.revision import (
 from kaito.devcluster.arm import ArmEmulator, ArmOptions, Plan
 from kaito.provisioner import load_provider
 from kaito.runtime import (
+    CONFIG_MAPS,
     CONTROLLER_REVISIONS,
     DEPLOYMENTS,
+    JOBS,
     NODES,
     SERVICES,
+    STATEFUL_SETS,
     Client,
     ElectionConfig,
     Manager,
@@ -89,15 +92,20 @@ WORKSPACE = rules(
         ("kaito.sh", "workspaces/status"): "patch",
         ("kaito.sh", "workspaces/finalizers"): "update",
         ("karpenter.sh", "machines"): "create delete get list watch",
-        ("", "nodes"): "list patch watch",
+        ("", "nodes"): "get list patch watch",
         ("", "pods"): "list watch",
-        ("", "services"): "create get list patch watch",
-        ("apps", "deployments"): "create get list patch update watch",
-        ("apps", "controllerrevisions"): "create delete get list watch",
+        ("", "services"): "create delete get list patch watch",
+        ("", "configmaps"): "create get list watch",
+        ("apps", "deployments"): "create delete get list patch watch",
+        ("apps", "statefulsets"): "create delete get list patch watch",
+        ("apps", "controllerrevisions"): "create delete get list patch watch",
+        ("batch", "jobs"): "create delete get list patch watch",
         ("events.k8s.io", "events"): "create patch",
     }
 )
 """What the workspace controller needs in a process of its own."""
+CLAIMING: set[Action] = {("karpenter.sh", "nodeclaims", "create"), ("karpenter.sh", "nodeclaims", "get")}
+"""What it needs where nodes are asked for with NodeClaims; with them it does what it does here with Machines."""
 TOGETHER, APART = {"machine,workspace": OPERATOR}, {"machine": MACHINE, "workspace": WORKSPACE}
 """Processes by the names of their controllers."""
 
@@ -117,7 +125,7 @@ def lease(process: str) -> str:
 
 
 def test_the_role_grants_what_the_controllers_need() -> None:
-    assert actions(MACHINE) | actions(WORKSPACE) == actions(OPERATOR)
+    assert actions(MACHINE) | actions(WORKSPACE) | CLAIMING == actions(OPERATOR)
     assert not any("resourceNames" in rule for rule in OPERATOR)
 
 
@@ -144,9 +152,11 @@ async def test_every_verb_is_used_and_no_other_is_needed(
         await a_preset_is_served(tenant)
         await a_template_is_run(tenant)
         await a_predecessor_is_succeeded(tenant, witness)
+        await a_model_is_spread(tenant, witness)
+        await a_model_is_tuned(tenant, witness)
     for process, witness in witnesses.items():
         assert not witness.forbidden
-        assert witness.allowed == (actions(processes[process]) | actions(ELECTION)) - {PROTECTION}, process
+        assert witness.allowed == (actions(processes[process]) | actions(ELECTION)) - {PROTECTION} - CLAIMING, process
 
 
 @pytest.fixture
@@ -184,7 +194,7 @@ async def operator(
             if "machine" in process:
                 machine.add(manager, load_provider("aks", world.environ()), world.settings)
             if "workspace" in process:
-                workspace.setup(manager, world.environ())
+                workspace.setup(manager, world.environ() | {"KAITO_RUNTIME_IMAGE": "registry.example/kaito-{engine}:1"})
             managers.append(manager)
         async with asyncio.TaskGroup() as group:
             guards = [group.create_task(witness.refusal()) for witness in witnesses.values()]
@@ -304,8 +314,9 @@ async def a_predecessor_is_succeeded(tenant: Tenant, witness: Witness) -> None:
 
 async def leave_behind(tenant: Tenant, owner: Workspace) -> None:
     name, hash_ = owner.metadata.name, specification_hash(owner)
-    await tenant.client.create(MACHINES, build_machine(owner, machine_name(owner, 0), "50Gi"))
+    await tenant.client.create(MACHINES, Machine.model_validate(build_machine(owner, order_name(owner, 0), "50Gi")))
     revision = build_revision(owner, revision_name(owner, hash_), hash_, 1)
+    del revision["metadata"]["ownerReferences"]
     await tenant.client.create(CONTROLLER_REVISIONS, revision, namespace=tenant.namespace)
     selector = {labels.WORKSPACE: name}
     pod = {"metadata": {"labels": selector}, "spec": {"containers": [{"name": name, "image": "registry.example/old"}]}}
@@ -321,3 +332,93 @@ async def leave_behind(tenant: Tenant, owner: Workspace) -> None:
             "spec": spec,
         }
         await tenant.client.create(resource, manifest, namespace=tenant.namespace)
+
+
+async def a_model_is_spread(tenant: Tenant, witness: Witness) -> None:
+    """Over two nodes, one of which has changed unseen, until shorter requests let it fit on one."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "long"},
+        "data": {"inference_config.yaml": "vllm: {max-model-len: 10000}"},
+    }
+    await tenant.client.create(CONFIG_MAPS, config, namespace=tenant.namespace)
+    async with tenant.nodes("wide", one="Standard_NC6s_v3", two="Standard_NC6s_v3") as names:
+
+        async def known() -> bool:
+            return {*names.values()} <= {node["metadata"]["name"] for node in await tenant.client.list(NODES)}
+
+        await eventually(known)
+        await asyncio.sleep(0)
+        with witness.held("statefulsets"):
+            selector = {labels.WORKSPACE: "wide"}
+            pod = {"metadata": {"labels": selector}, "spec": {"containers": [{"name": "w", "image": "r.example/old"}]}}
+            spec = {"selector": {"matchLabels": selector}, "serviceName": "wide-headless", "template": pod}
+            spec["podManagementPolicy"] = "Parallel"
+            orphan = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "wide"}, "spec": spec}
+            await tenant.client.create(STATEFUL_SETS, orphan, namespace=tenant.namespace)
+            with witness.held("nodes"):
+                await tenant.client.patch(NODES, names["one"], {"metadata": {"labels": {"unseen": "true"}}})
+                annotations = {labels.RUNTIME: "vllm"}
+                inference = {"preset": {"name": "phi-3-mini-128k-instruct"}, "config": "long"}
+                await tenant.apply("wide", inference, annotations=annotations)
+                await eventually(lambda: witness.allowed >= {("", "nodes", "get")})
+            await eventually(lambda: witness.allowed >= {("apps", "statefulsets", "patch")})
+        data = {"inference_config.yaml": "vllm: {max-model-len: 2048}"}
+        await tenant.change(CONFIG_MAPS, "long", {"data": data})
+
+        async def together() -> bool:
+            return await tenant.find(STATEFUL_SETS, "wide") is None and bool(await tenant.find(DEPLOYMENTS, "wide"))
+
+        await eventually(lambda: let_go(tenant, "wide"))
+        await eventually(together)
+        await eventually(lambda: witness.allowed >= {("", "services", "delete")})
+        data = {"inference_config.yaml": "vllm: {max-model-len: 10000}"}
+        await tenant.change(CONFIG_MAPS, "long", {"data": data})
+
+        async def apart() -> bool:
+            return await tenant.find(DEPLOYMENTS, "wide") is None and bool(await tenant.find(STATEFUL_SETS, "wide"))
+
+        await eventually(lambda: let_go(tenant, "wide"))
+        await eventually(apart)
+        await tenant.delete("wide")
+
+
+async def let_go(tenant: Tenant, name: str) -> bool:
+    """Do what garbage collection does once nothing depends on an object that is deleted in the foreground."""
+    for resource in (STATEFUL_SETS, DEPLOYMENTS, JOBS):
+        found = await tenant.find(resource, name)
+        if found is not None and found["metadata"].get("deletionTimestamp"):
+            await tenant.change(resource, name, {"metadata": {"finalizers": None}})
+            return True
+    return False
+
+
+async def a_model_is_tuned(tenant: Tenant, witness: Witness) -> None:
+    """By a Job that was there before, and by another one after a change."""
+    tuning = {
+        "preset": {"name": "phi-3-mini-4k-instruct"},
+        "method": "qlora",
+        "input": {"urls": ["https://example.com/data.parquet"]},
+        "output": {"image": "registry.example/adapter:1", "imagePushSecret": "push"},
+    }
+    async with tenant.nodes("tune", one="Standard_NC6s_v3"):
+        with witness.held("jobs"):
+            pod = {"restartPolicy": "Never", "containers": [{"name": "w", "image": "r.example/old"}]}
+            job = {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "metadata": {"name": "tune", "labels": {labels.WORKSPACE: "tune"}},
+                "spec": {"template": {"spec": pod}},
+            }
+            await tenant.client.create(JOBS, job, namespace=tenant.namespace)
+            await tenant.apply("tune", tuning=tuning)
+            await eventually(lambda: witness.allowed >= {("batch", "jobs", "patch"), ("batch", "jobs", "delete")})
+        await eventually(lambda: let_go(tenant, "tune"))
+
+        async def anew() -> bool:
+            found = await tenant.find(JOBS, "tune")
+            return found is not None and labels.WORKSPACE_REVISION in (found["metadata"].get("annotations") or {})
+
+        await eventually(anew)
+        await tenant.delete("tune")

@@ -20,12 +20,19 @@ class Tenant:
     client: Client
     namespace: str
 
-    async def apply(self, name: str, inference: Manifest) -> Workspace:
+    async def apply(
+        self,
+        name: str,
+        inference: Manifest | None = None,
+        *,
+        tuning: Manifest | None = None,
+        annotations: dict[str, str] | None = None,
+    ) -> Workspace:
         """A Workspace for nodes with the label ``apps: <name>``."""
         manifest = {
-            "metadata": {"name": name},
+            "metadata": {"name": name, "annotations": annotations or {}},
             "resource": {"instanceType": "Standard_NC6s_v3", "labelSelector": {"matchLabels": {"apps": name}}},
-            "inference": inference,
+            **({"inference": inference} if inference is not None else {"tuning": tuning}),
         }
         return await self.client.create(WORKSPACES, read_workspace(manifest), namespace=self.namespace)
 

@@ -22,6 +22,7 @@ VERSIONS: Final = ("v1alpha1", "v1beta1")
 KIND = "Workspace"
 
 MACHINE_READY = "MachineReady"
+NODE_CLAIM_READY = "NodeClaimReady"
 RESOURCE_READY = "ResourceReady"
 INFERENCE_READY = "InferenceReady"
 JOB_STARTED = "JobStarted"

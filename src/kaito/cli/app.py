@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from kaito.cli import demo, dev, inspect, manager
+from kaito.cli import demo, dev, inspect, manager, plan
 
 
 def build(*, plugin: bool) -> typer.Typer:
@@ -21,7 +21,9 @@ def build(*, plugin: bool) -> typer.Typer:
         app.command("manager", short_help="Run the operator.")(manager.run)
         app.command("demo", short_help="Show a Workspace becoming ready, on a local cluster.")(demo.run)
     app.add_typer(dev.app, name="dev", short_help="Start, stop and look at the local cluster.")
-    app.command("plan", short_help="Print what the operator would create.")(inspect.plan)
-    app.command("presets", short_help="List the models that kaito knows.")(inspect.presets)
+    app.command("plan", short_help="Print what the operator would create.")(plan.plan)
+    app.command("models", short_help="List the models that kaito knows.")(inspect.models)
+    app.command("presets", hidden=True)(inspect.models)
+    app.command("skus", short_help="List the instance types that kaito knows.")(inspect.skus)
     app.command("version")(inspect.version)
     return app

@@ -1,16 +1,14 @@
-"""``kaito plan``, ``kaito presets``, ``kaito version``: answers that need no cluster."""
+"""``kaito models``, ``kaito skus``, ``kaito version``: answers that need no cluster."""
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from kaito.cli.errors import fail
+from kaito.cli.tables import table
 
 
 def version() -> None:
@@ -20,96 +18,60 @@ def version() -> None:
     typer.echo(installed("kaito"))
 
 
-def presets() -> None:
-    """List the models that kaito knows, and what they need."""
+def models(
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Also the models that have no short name, by their name on the hub.")
+    ] = False,
+) -> None:
+    """List the models that kaito knows, and what they need.
+
+    A model with an image is published ready to run; the others are downloaded by kaito's own model server.
+    """
     from kaito.models import Catalogue
 
-    rows = [("NAME", "ACCESS", "GPUS", "GPU MEMORY", "DISK", "TUNING")]
+    catalogue = Catalogue.default()
+    presets = list(catalogue.presets())
+    if everything:
+        known = {preset.model.casefold() for preset in presets}
+        others = [catalogue.preset(model.name) for model in catalogue.models() if model.name.casefold() not in known]
+        presets += [preset for preset in others if preset is not None]
+    rows = [("NAME", "IMAGE", "GPU MEMORY", "CONTEXT", "DISK", "TUNING", "ENGINES", "LICENCE")]
     rows += [
         (
             preset.name,
-            preset.access,
-            str(preset.gpus),
-            str(preset.memory),
+            ("your own" if preset.private_only else preset.tag) if preset.published else "-",
+            f"{preset.facts.weights:.1f}Gi" if not preset.published else str(preset.memory),
+            str(preset.facts.context),
             str(preset.disk),
             "yes" if preset.tuning else "no",
+            ",".join(preset.engines) or "-",
+            preset.facts.licence,
         )
-        for preset in Catalogue.default().presets()
+        for preset in presets
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        typer.echo("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    typer.echo(table(rows))
 
 
-def plan(
-    filename: Annotated[str, typer.Option("--filename", "-f", help="File with Workspaces; - for standard input.")],
+def skus(
+    cloud: Annotated[str, typer.Option(help="azure, aws or arc; by default $CLOUD_PROVIDER, or azure.")] = "",
 ) -> None:
-    """Print what the operator would create for a Workspace, without a cluster.
+    """List the instance types with accelerators that kaito knows."""
+    from kaito.models import CLOUDS, Catalogue
 
-    Values that only a cluster knows, such as uids, are shown as they would be for an unsaved Workspace.
-    """
-    import yaml
-
-    try:
-        text = sys.stdin.read() if filename == "-" else Path(filename).read_text()
-        documents = [document for document in yaml.safe_load_all(text) if document]
-    except OSError as error:
-        fail(f"cannot read {filename}: {error.strerror}")
-    except yaml.YAMLError as error:
-        fail(f"{filename} is not YAML: {error}")
-    manifests = [manifest for document in documents for manifest in _planned(filename, document)]
-    if not manifests:
-        fail(f"{filename} has no Workspace")
-    typer.echo(yaml.safe_dump_all(manifests, sort_keys=False), nl=False)
-
-
-def _planned(filename: str, document: Any) -> Iterator[dict[str, Any]]:
-    import msgspec
-    from pydantic import ValidationError
-
-    from kaito.api.defaulting import read_workspace
-    from kaito.api.resources import MACHINES
-    from kaito.api.validation import Policy, validate
-    from kaito.controllers.workspace.manifests.deployment import build_preset_deployment, build_template_deployment
-    from kaito.controllers.workspace.manifests.machine import build_machine, machine_name
-    from kaito.controllers.workspace.manifests.ownership import present
-    from kaito.controllers.workspace.manifests.service import build_service
-    from kaito.controllers.workspace.settings import Settings
-    from kaito.models import Catalogue
-
-    if not isinstance(document, dict) or document.get("kind") != "Workspace":
-        fail(
-            f"{filename}: expected a Workspace, found {document.get('kind') if isinstance(document, dict) else document!r}"
+    cloud = cloud or os.environ.get("CLOUD_PROVIDER") or "azure"
+    if cloud not in CLOUDS:
+        fail(f"--cloud {cloud!r}: use one of {', '.join(CLOUDS)}")
+    rows = [("NAME", "GPUS", "MODEL", "GPU MEMORY", "VENDOR", "CAPABILITY", "USD/HOUR, ROUGHLY")]
+    rows += [
+        (
+            sku.name,
+            str(sku.gpus),
+            sku.model,
+            str(sku.memory),
+            sku.vendor,
+            f"{sku.capability:g}" if sku.capability else "-",
+            f"{sku.cost:.1f}",
         )
-    document = {**document, "metadata": {"namespace": "default", **(document.get("metadata") or {})}}
-    try:
-        workspace = read_workspace(document)
-    except ValidationError as error:
-        fail(
-            f"{filename}: " + "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        )
-    settings, catalogue = Settings.from_environ(os.environ), Catalogue.default()
-    problems = validate(workspace, catalogue, Policy(settings.cloud)).errors
-    if problems:
-        fail(f"{filename}: " + "; ".join(f"{problem.path}: {problem.message}" for problem in problems))
-    inference = workspace.inference
-    if inference is None:
-        fail(f"{filename}: only inference can be planned in this release")
-    preset = catalogue.preset(inference.preset.name) if inference.preset else None
-    for index in range(workspace.resource.count or 1):
-        machine = build_machine(workspace, machine_name(workspace, index), str(preset.disk) if preset else "0")
-        yield msgspec.json.decode(MACHINES.encode(machine))
-    if preset is not None and inference.preset is not None:
-        sku = catalogue.sku(settings.cloud, workspace.resource.instance_type)
-        deployment = build_preset_deployment(
-            workspace,
-            inference.preset,
-            preset,
-            registry=settings.registry,
-            gpus=sku.gpus if sku else preset.gpus,
-            revision=1,
-        )
-        yield present(build_service(workspace))
-    else:
-        deployment = build_template_deployment(workspace, inference.template or {}, revision=1)
-    yield present(deployment)
+        for sku in Catalogue.default().skus(cloud)
+    ]
+    typer.echo(table(rows))

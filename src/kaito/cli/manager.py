@@ -119,6 +119,37 @@ def run(
             help="Part of the nodes that may be replaced at a time; default: 0.2.",
         ),
     ] = None,
+    node_source: Annotated[
+        str | None,
+        typer.Option(
+            envvar="KAITO_NODE_SOURCE",
+            help="What Workspaces ask for nodes with: machine (karpenter.sh/v1alpha5), nodeclaim (karpenter.sh/v1), or byo: "
+            "none are made, Workspaces run on nodes that exist; default: machine.",
+        ),
+    ] = None,
+    workspace_node_grace: Annotated[
+        float | None,
+        typer.Option(
+            envvar="KAITO_WORKSPACE_NODE_GRACE_SECONDS",
+            help="Seconds that a Workspace waits for a node that is not Ready before it asks for another; default: 300.",
+        ),
+    ] = None,
+    runtime_image: Annotated[
+        str | None,
+        typer.Option(
+            envvar="KAITO_RUNTIME_IMAGE",
+            help="Image of kaito's own model server and tuner; {engine} in it stands for transformers, vllm, openvino or "
+            "tuning; default: none.",
+        ),
+    ] = None,
+    upgrade_workloads: Annotated[
+        str | None,
+        typer.Option(
+            envvar="KAITO_UPGRADE_WORKLOADS",
+            help="When a running workload becomes what this operator would make today: on-change of its Workspace, never "
+            "(images stay, too), or rolling, one Workspace at a time; default: on-change.",
+        ),
+    ] = None,
     feature_gates: Annotated[
         str | None,
         typer.Option(
@@ -150,6 +181,10 @@ def run(
         "KAITO_DRAIN_TIMEOUT_SECONDS": drain_timeout,
         "KAITO_NODE_GRACE_SECONDS": node_grace,
         "KAITO_REPAIR_SHARE": repair_share,
+        "KAITO_NODE_SOURCE": node_source,
+        "KAITO_WORKSPACE_NODE_GRACE_SECONDS": workspace_node_grace,
+        "KAITO_RUNTIME_IMAGE": runtime_image,
+        "KAITO_UPGRADE_WORKLOADS": upgrade_workloads,
         "FEATURE_GATES": feature_gates,
     }
     environ = {**os.environ, **{name: str(value) for name, value in given.items() if value is not None}}

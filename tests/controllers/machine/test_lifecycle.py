@@ -10,9 +10,10 @@ import yaml
 from prometheus_client import generate_latest
 
 from controllers.machine.conftest import World
+from kaito.api.machine import Machine
 from kaito.api.resources import MACHINES
 from kaito.api.workspace import Workspace
-from kaito.controllers.workspace.manifests.machine import build_machine, machine_name
+from kaito.controllers.workspace.manifests.order import build_machine, order_name
 from kaito.devcluster.arm import ArmOptions, Plan
 from kaito.models import Catalogue
 from kaito.runtime import NODES, Manifest, NotFound
@@ -70,9 +71,11 @@ async def test_the_request_to_azure_for_the_published_example(world: World) -> N
     workspace = Workspace.model_validate(sample)
     preset = Catalogue.default().preset("phi-3-mini-4k-instruct")
     assert preset is not None
-    world.name = machine_name(workspace, 0)
+    world.name = order_name(workspace, 0)
     async with world.running():
-        await world.client.create(MACHINES, build_machine(workspace, world.name, str(preset.disk)))
+        await world.client.create(
+            MACHINES, Machine.model_validate(build_machine(workspace, world.name, str(preset.disk)))
+        )
         machine = await world.ready()
     (put,) = [request for request in world.arm.requests if request.method == "PUT"]
     created = (machine.metadata.creation_timestamp or "").replace(":", "-")

@@ -11,18 +11,28 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
-from kaito.api.resources import MACHINES, WORKSPACES
+from kaito.api.resources import WORKSPACES
+from kaito.controllers.workspace import watches
+from kaito.controllers.workspace.claims import CLAIM_INDEX
+from kaito.controllers.workspace.configs import ConfigMaps
 from kaito.controllers.workspace.context import Caches
+from kaito.controllers.workspace.metrics import WorkspaceMetrics
+from kaito.controllers.workspace.orders import MACHINE_SOURCE, NODE_CLAIM_SOURCE, SOURCES
 from kaito.controllers.workspace.reconciler import WorkspaceReconciler
 from kaito.controllers.workspace.settings import Settings
+from kaito.controllers.workspace.upgrades import Upgrades
 from kaito.models import Catalogue
 from kaito.runtime import (
+    CONFIG_MAPS,
     CONTROLLER_REVISIONS,
     DEPLOYMENTS,
+    JOBS,
     NODES,
     PODS,
     SERVICES,
+    STATEFUL_SETS,
     AlreadyExists,
     Conflict,
     Invalid,
@@ -35,11 +45,26 @@ from kaito.runtime import (
     Resource,
     Result,
     Stored,
+    format_time,
 )
 from kaito.runtime.cache.store import Store
 
 SAMPLES = Path(__file__).parents[3] / "config" / "samples"
-WATCHED = (WORKSPACES, MACHINES, NODES, PODS, DEPLOYMENTS, SERVICES, CONTROLLER_REVISIONS)
+MACHINES = MACHINE_SOURCE.resource
+WATCHED = (
+    WORKSPACES,
+    MACHINES,
+    NODE_CLAIM_SOURCE.resource,
+    NODES,
+    PODS,
+    DEPLOYMENTS,
+    STATEFUL_SETS,
+    JOBS,
+    SERVICES,
+    CONTROLLER_REVISIONS,
+    CONFIG_MAPS,
+)
+START = "2024-11-16T12:00:00Z"
 
 
 class Clock:
@@ -47,8 +72,11 @@ class Clock:
         self.moment = datetime(2024, 11, 16, 12, tzinfo=UTC)
 
     def now(self) -> datetime:
-        self.moment += timedelta(seconds=1)
+        self.moment += timedelta(milliseconds=1)
         return self.moment
+
+    def advance(self, seconds: float) -> None:
+        self.moment += timedelta(seconds=seconds)
 
     def monotonic(self) -> float:
         return self.moment.timestamp()
@@ -79,7 +107,14 @@ class Cluster:
         self._numbers = itertools.count(1)
         self.writes: list[tuple[str, str, str, str]] = []
         self.refuse: dict[tuple[str, str], Exception] = {}
-        """Errors to raise by (verb, plural)."""
+        """Errors to raise by (verb, plural); of dry runs the verb is ``rehearse``."""
+        self.rehearsed: list[tuple[str, str]] = []
+        """(plural, name) of dry runs."""
+        self.mutate: Any = None
+        """What a webhook makes of a manifest that is written: a function of resource and manifest."""
+        for name, function in watches.INDEXES.items():
+            self._stores[WORKSPACES].add_index(name, function)
+        self._stores[NODES].add_index(CLAIM_INDEX, watches.claims_on)
         self.blind: set[Resource[Any]] = set()
         """Resources of which the cache has not heard anything yet."""
 
@@ -100,6 +135,7 @@ class Cluster:
         number = next(self._numbers)
         metadata.setdefault("uid", f"uid-{number}")
         metadata.setdefault("generation", 1)
+        metadata.setdefault("creationTimestamp", START)
         metadata["resourceVersion"] = str(number)
         self._stores[resource].upsert(Stored(resource, json.dumps(manifest).encode()))
         return manifest
@@ -135,16 +171,32 @@ class Cluster:
     async def list(
         self, resource: Resource[Any], namespace: str = "", *, labels: Any = None, fields: Any = None
     ) -> Any:
-        return Lister(self._stores[resource], lambda: None).list(namespace, labels=labels)
+        found = Lister(self._stores[resource], lambda: None).list(namespace, labels=labels)
+        if fields is None:
+            return found
+        _, _, node = str(fields).partition("=")
+        return [item for item in found if item["spec"].get("nodeName") == node]
 
-    async def create(self, resource: Resource[Any], obj: Any, *, namespace: str = "") -> Any:
+    def with_options(self, *, dry_run: bool, field_validation: str) -> Rehearsal:
+        assert (dry_run, field_validation) == (True, "Strict")
+        return Rehearsal(self)
+
+    async def create(self, resource: Resource[Any], obj: Any, *, namespace: str = "", dry_run: bool = False) -> Any:
         manifest = json.loads(resource.encode(obj))
         name = manifest["metadata"]["name"]
-        if name in self.names(resource):
+        key = Key(namespace if resource.namespaced else "", name)
+        if self._stores[resource].get(key) is not None:
             raise AlreadyExists(f'{resource.group_resource} "{name}" already exists')
+        if dry_run:
+            self.rehearsed.append((resource.plural, name))
+            if error := self.refuse.get(("rehearse", resource.plural)):
+                raise error
+            return obj
         self._written("create", resource, name)
         if namespace:
             manifest["metadata"]["namespace"] = namespace
+        if self.mutate is not None:
+            self.mutate(resource, manifest)
         return self._decode(resource, self.put(resource, manifest))
 
     async def update(self, resource: Resource[Any], obj: Any) -> Any:
@@ -176,14 +228,25 @@ class Cluster:
                 if operation["op"] == "add":
                     merge = {"metadata": {"finalizers": operation["value"]}}
             patch = merge
-        elif (uid := (patch.get("metadata") or {}).get("uid")) and uid != live["metadata"]["uid"]:
-            raise Conflict("uid differs")
+        else:
+            given = patch.get("metadata") or {}
+            for field in ("uid", "resourceVersion"):
+                if given.get(field) and given[field] != live["metadata"][field]:
+                    raise Conflict(f"{field} differs")
         self._written("patch", resource, name, subresource)
         if subresource == "status":
             patch = {"status": patch["status"]}
         return self._decode(resource, self._merge(resource, live, patch))
 
-    async def delete(self, resource: Resource[Any], name: str, namespace: str = "", *, uid: str | None = None) -> None:
+    async def delete(
+        self,
+        resource: Resource[Any],
+        name: str,
+        namespace: str = "",
+        *,
+        uid: str | None = None,
+        propagation: str | None = None,
+    ) -> None:
         manifest = self.read(resource, name, namespace or "default")
         if uid is not None and manifest["metadata"]["uid"] != uid:
             raise Conflict("uid differs")
@@ -195,6 +258,8 @@ class Cluster:
 
     def _merge(self, resource: Resource[Any], live: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
         merged = merge_patch(live, patch)
+        if self.mutate is not None and "spec" in patch:
+            self.mutate(resource, merged)
         without = [{**manifest, "metadata": None, "status": None} for manifest in (live, merged)]
         if without[0] != without[1] or "deletionTimestamp" in patch.get("metadata", {}):
             merged["metadata"]["generation"] += 1
@@ -206,6 +271,16 @@ class Cluster:
 
     def _decode(self, resource: Resource[Any], manifest: dict[str, Any]) -> Any:
         return resource.decode(json.dumps(manifest).encode())
+
+
+class Rehearsal:
+    """The cluster as a client of dry runs."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    async def create(self, resource: Resource[Any], obj: Any, *, namespace: str = "") -> Any:
+        return await self._cluster.create(resource, obj, namespace=namespace, dry_run=True)
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
@@ -220,6 +295,10 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return result
 
 
+def ready_condition(ready: bool, since: datetime) -> dict[str, str]:
+    return {"type": "Ready", "status": "True" if ready else "False", "lastTransitionTime": format_time(since)}
+
+
 class Harness:
     """A reconciler over a cluster, and the parts of the world that others play."""
 
@@ -227,33 +306,47 @@ class Harness:
         self.cluster = Cluster()
         self.recorder = Recorder()
         self.settings = Settings()
+        self.clock = Clock()
+        self.upgrades: Upgrades | None = None
+        """What a reconciler remembers from one reconcile to the next; None: nothing."""
+        self.registry = CollectorRegistry()
+        self.metrics = WorkspaceMetrics(self.registry)
+        self.has_kind = True
+        """Whether the cluster knows the kind that nodes are asked for with."""
 
-    def reconciler(self) -> WorkspaceReconciler:
-        """A new one each time: a reconciler must not need to remember anything."""
-        lister = self.cluster.lister
-        caches = Caches(
+    def caches(self) -> Caches:
+        lister, source = self.cluster.lister, SOURCES[self.settings.source]
+        return Caches(
             workspaces=lister(WORKSPACES),
-            machines=lister(MACHINES),
+            orders=lister(source.resource) if source is not None and self.has_kind else None,
             nodes=lister(NODES),
             pods=lister(PODS),
             deployments=lister(DEPLOYMENTS),
+            stateful_sets=lister(STATEFUL_SETS),
+            jobs=lister(JOBS),
             services=lister(SERVICES),
             revisions=lister(CONTROLLER_REVISIONS),
         )
+
+    def reconciler(self) -> WorkspaceReconciler:
+        """A new one each time: a reconciler must not need to remember anything."""
         return WorkspaceReconciler(
             self.cluster,
-            caches,
+            self.caches(),
+            ConfigMaps(self.cluster, self.cluster.lister(CONFIG_MAPS)),
             self.recorder,
-            Clock(),
+            self.clock,
             catalogue=Catalogue.default(),
             settings=self.settings,
+            metrics=self.metrics,
+            upgrades=self.upgrades,
         )
 
     async def reconcile(self, name: str = "w") -> Result | None:
         return await self.reconciler().reconcile(Request(Key("default", name)))
 
     def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        return self.cluster.put(WORKSPACES, manifest)
+        return self.cluster.put(WORKSPACES, {"apiVersion": WORKSPACES.api_version, **manifest})
 
     def workspace(self, name: str = "w") -> dict[str, Any]:
         return self.cluster.read(WORKSPACES, name)
@@ -266,7 +359,9 @@ class Harness:
         conditions = self.workspace(name)["status"]["conditions"]
         return str(next(condition["message"] for condition in conditions if condition["type"] == type_))
 
-    def node(self, name: str, *, ready: bool = True, gpus: int = 1, **labels: str) -> dict[str, Any]:
+    def node(
+        self, name: str, *, ready: bool = True, gpus: int = 1, spec: dict[str, Any] | None = None, **labels: str
+    ) -> dict[str, Any]:
         amounts = {"nvidia.com/gpu": str(gpus)} if gpus else {}
         return self.cluster.put(
             NODES,
@@ -276,10 +371,11 @@ class Harness:
                     "labels": {"node.kubernetes.io/instance-type": "Standard_NC6s_v3", "apps": "phi-3"}
                     | {key.replace("__", "/"): value for key, value in labels.items()},
                 },
+                "spec": spec or {},
                 "status": {
                     "capacity": amounts,
                     "allocatable": amounts,
-                    "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
+                    "conditions": [ready_condition(ready, self.clock.moment)],
                 },
             },
         )
@@ -339,5 +435,6 @@ def phi3() -> dict[str, Any]:
 def sample() -> dict[str, Any]:
     """The published phi-3 example, with what the API server adds."""
     manifest: dict[str, Any] = yaml.safe_load((SAMPLES / "workspace-phi-3-mini.inference.yaml").read_text())
+    manifest["apiVersion"] = WORKSPACES.api_version
     manifest["metadata"] |= {"namespace": "default", "uid": "11111111-2222-3333-4444-555555555555", "generation": 1}
     return manifest

@@ -5,17 +5,17 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from kaito.api.resources import MACHINES, WORKSPACES
+from kaito.api.resources import WORKSPACES
 from kaito.api.workspace import Workspace
 from kaito.controllers import workspace as controller
 from kaito.controllers.pipeline import Fail, Finding, Outcome, Proceed, Wait, run, status_patch
-from kaito.controllers.workspace import nodes, watches
-from kaito.controllers.workspace.inference import gpus_per_replica
+from kaito.controllers.workspace import watches
+from kaito.controllers.workspace.orders import MACHINE_SOURCE
 from kaito.controllers.workspace.pods import worst_problem
 from kaito.controllers.workspace.settings import Settings
 from kaito.controllers.workspace.status import held_up, next_status, transitions, with_summary
-from kaito.models import Catalogue
 from kaito.runtime import NODES, PODS, ConfigError, Controller, Event, EventType, Invalid, Key, Lister, Resource, Stored
 from kaito.runtime.cache.store import Store
 
@@ -43,54 +43,6 @@ def with_resource(workspace: Workspace, **update: Any) -> Workspace:
     return workspace.model_copy(update={"resource": workspace.resource.model_copy(update=update)})
 
 
-# Nodes
-
-
-@pytest.mark.parametrize(
-    ("manifest", "words"),
-    [
-        (node(), ""),
-        (node(ready="Unknown"), "is not Ready"),
-        (node(apps="other"), "does not have the labels apps=phi-3"),
-        (node(size="Standard_NC12s_v3"), "is of size Standard_NC12s_v3, not Standard_NC6s_v3"),
-        (node(kaito__x="y"), ""),
-        ({**node(), "metadata": {**node()["metadata"], "deletionTimestamp": "x"}}, "is being deleted"),
-        (
-            node(**{"kaito.sh__workspace": "other", "kaito.sh__workspacenamespace": "default"}),
-            "was made for the Workspace default/other",
-        ),
-        (node(**{"kaito.sh__workspace": "w", "kaito.sh__workspacenamespace": "default"}), ""),
-        (
-            node(**{"kaito.sh__workspace": "w", "kaito.sh__workspacenamespace": "elsewhere"}),
-            "was made for the Workspace elsewhere/w",
-        ),
-    ],
-)
-def test_objections(workspace: Workspace, manifest: dict[str, Any], words: str) -> None:
-    assert nodes.objection(manifest, workspace) == words
-
-
-def test_preferred_nodes_may_be_of_any_size_but_need_the_labels(workspace: Workspace) -> None:
-    preferring = with_resource(workspace, preferred_nodes=("big", "bare"))
-    assert nodes.objection(node("big", size="Standard_ND96asr_v4"), preferring) == ""
-    assert "does not have the labels" in nodes.objection(node("bare", apps="x"), preferring)
-
-
-def test_nodes_are_ranked(workspace: Workspace) -> None:
-    status = workspace.status.model_copy(update={"worker_nodes": ("d",)})
-    wanting = with_resource(workspace, count=9, preferred_nodes=("e",)).model_copy(update={"status": status})
-    candidates = [node(name) for name in "abcde"]
-    assert [nodes.name_of(chosen) for chosen in nodes.select(candidates, wanting, {"c"})] == ["e", "d", "c", "a", "b"]
-    assert len(nodes.select(candidates, with_resource(wanting, count=2), set())) == 2
-
-
-def test_gpus_count_when_they_can_be_asked_for() -> None:
-    assert nodes.gpus({"status": {"capacity": {"nvidia.com/gpu": "2"}, "allocatable": {"nvidia.com/gpu": "2"}}}) == 2
-    assert nodes.gpus({"status": {"capacity": {"nvidia.com/gpu": "2"}, "allocatable": {"nvidia.com/gpu": "0"}}}) == 0
-    assert nodes.gpus({"status": {"capacity": {"nvidia.com/gpu": "2"}, "allocatable": None}}) == 0
-    assert nodes.gpus({}) == 0
-
-
 # Pods
 
 
@@ -102,6 +54,7 @@ def waiting(reason: str, message: str = "m") -> list[dict[str, Any]]:
     return [{"name": "c", "ready": False, "state": {"waiting": {"reason": reason, "message": message}}}]
 
 
+PULL = "check the image's name and the pull secrets"
 UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
 
 
@@ -109,10 +62,22 @@ UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedul
     ("found", "text", "failing"),
     [
         (pod(conditions=[UNSCHEDULABLE]), "Unschedulable: pod p: 0/3 nodes", False),
-        (pod(containerStatuses=waiting("ErrImagePull")), "ErrImagePull: container c of pod p: m", False),
-        (pod(initContainerStatuses=waiting("InvalidImageName")), "InvalidImageName: container c of pod p: m", True),
-        (pod(containerStatuses=waiting("CrashLoopBackOff", "")), "CrashLoopBackOff: container c of pod p", True),
-        (pod(phase="Failed", reason="Evicted", message="low on disk"), "Evicted: pod p: low on disk", True),
+        (pod(containerStatuses=waiting("ErrImagePull")), f"ErrImagePull: container c of pod p: m; {PULL}", True),
+        (
+            pod(initContainerStatuses=waiting("InvalidImageName")),
+            f"InvalidImageName: container c of pod p: m; {PULL}",
+            True,
+        ),
+        (
+            pod(containerStatuses=waiting("CrashLoopBackOff", "")),
+            "CrashLoopBackOff: container c of pod p: its log says why (kubectl logs --previous)",
+            True,
+        ),
+        (
+            pod(phase="Failed", reason="Evicted", message="low on disk"),
+            "Evicted: pod p: low on disk; the node's disk is too small for the image or the model",
+            True,
+        ),
         (
             pod(containerStatuses=[{"name": "c", "state": {"terminated": {"reason": "Error", "exitCode": 3}}}]),
             "Error: container c of pod p: exit code 3",
@@ -130,15 +95,33 @@ def test_memory_is_named_behind_a_crash_loop() -> None:
     status = waiting("CrashLoopBackOff")[0] | {"lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}
     problem = worst_problem([pod(containerStatuses=[status])])
     assert problem is not None
-    assert problem.reason == "OOMKilled"
+    assert problem.reason == "ContainerOOMKilled"
     assert "larger instance type" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (pod(containerStatuses=waiting("ErrImageNeverPull")), "ImagePullError"),
+        (pod(containerStatuses=waiting("CreateContainerConfigError")), "ContainerStartError"),
+        (pod(containerStatuses=waiting("CrashLoopBackOff")), "ContainerCrashLoopBackOff"),
+        (pod(phase="Failed", reason="Evicted", message="The node was low on resource: memory."), "NodeMemoryPressure"),
+        (pod(phase="Failed", reason="Evicted", message="exceeded ephemeral-storage"), "NodeDiskPressure"),
+        (pod(phase="Failed", reason="Evicted", message="by somebody"), "PodEvicted"),
+        (pod(conditions=[UNSCHEDULABLE]), "Unschedulable"),
+    ],
+)
+def test_problems_have_the_reasons_of_conditions(found: dict[str, Any], reason: str) -> None:
+    problem = worst_problem([found])
+    assert problem is not None
+    assert problem.reason == reason
 
 
 def test_the_failing_pod_is_told_of_first() -> None:
     pods = [pod("a", conditions=[UNSCHEDULABLE]), pod("b", containerStatuses=waiting("InvalidImageName"))]
     problem = worst_problem(pods)
     assert problem is not None
-    assert problem.reason == "InvalidImageName"
+    assert problem.reason == "ImagePullError"
 
 
 def test_quiet_pods_have_no_problem() -> None:
@@ -251,26 +234,34 @@ def test_only_turning_points_are_told(workspace: Workspace) -> None:
 
 
 def test_settings() -> None:
-    assert Settings.from_environ({}) == Settings("mcr.microsoft.com/aks/kaito", "azure")
-    environ = {"PRESET_REGISTRY_NAME": "r.io/kaito/", "CLOUD_PROVIDER": "aws"}
-    assert Settings.from_environ(environ) == Settings("r.io/kaito", "aws")
-    with pytest.raises(ConfigError, match="CLOUD_PROVIDER is 'gcp'; it must be one of: azure, aws"):
-        Settings.from_environ({"CLOUD_PROVIDER": "gcp"})
+    assert Settings.from_environ({}) == Settings()
+    environ = {
+        "PRESET_REGISTRY_NAME": "r.io/kaito/",
+        "CLOUD_PROVIDER": "aws",
+        "KAITO_NODE_SOURCE": "byo",
+        "KAITO_WORKSPACE_NODE_GRACE_SECONDS": "60",
+        "KAITO_UPGRADE_WORKLOADS": "rolling",
+        "KAITO_RUNTIME_IMAGE": "r.io/{engine}:1",
+    }
+    settings = Settings.from_environ(environ)
+    assert settings == Settings(
+        "r.io/kaito", "aws", source="byo", node_grace=60.0, upgrades="rolling", runtime_image="r.io/{engine}:1"
+    )
+    assert (settings.policy.makes_nodes, settings.policy.own_image) == (False, True)
 
 
 @pytest.mark.parametrize(
-    ("size", "seen", "expected"),
-    [("Standard_NC24s_v3", 0, 4), ("Standard_NC_new", 3, 3), ("Standard_NC_new", 0, 1)],
+    ("name", "value", "words"),
+    [
+        ("CLOUD_PROVIDER", "gcp", "CLOUD_PROVIDER is 'gcp'; it must be one of: azure, aws, arc"),
+        ("KAITO_NODE_SOURCE", "cloud", "must be one of: machine, nodeclaim, byo"),
+        ("KAITO_WORKSPACE_NODE_GRACE_SECONDS", "soon", "must be a number of seconds"),
+        ("KAITO_UPGRADE_WORKLOADS", "always", "must be one of: never, on-change, rolling"),
+    ],
 )
-def test_gpus_of_a_replica(workspace: Workspace, size: str, seen: int, expected: int) -> None:
-    catalogue = Catalogue.default()
-    amounts = {"nvidia.com/gpu": str(seen)}
-    context = type("Context", (), {})()
-    context.sku = catalogue.sku("azure", size)
-    context.nodes = ({"status": {"capacity": amounts, "allocatable": amounts}},) if seen else ()
-    preset = catalogue.preset("phi-3-mini-4k-instruct")
-    assert preset is not None
-    assert gpus_per_replica(context, preset) == expected
+def test_settings_that_cannot_work_are_named(name: str, value: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Settings.from_environ({name: value})
 
 
 # Watches
@@ -280,12 +271,12 @@ def stored(resource: Resource[Any], manifest: dict[str, Any]) -> Stored[Any]:
     return Stored(resource, json.dumps(manifest).encode())
 
 
-def test_machines_and_pods_lead_to_their_workspace() -> None:
+def test_orders_and_pods_lead_to_their_workspace() -> None:
     labels = {"kaito.sh/workspace": "w", "kaito.sh/workspacenamespace": "ns"}
-    assert list(watches.workspace_of_machine(stored(MACHINES, {"metadata": {"name": "m", "labels": labels}}))) == [
-        Key("ns", "w")
-    ]
-    assert list(watches.workspace_of_machine(stored(MACHINES, {"metadata": {"name": "m"}}))) == []
+    assert list(
+        watches.workspace_of_order(stored(MACHINE_SOURCE.resource, {"metadata": {"name": "m", "labels": labels}}))
+    ) == [Key("ns", "w")]
+    assert list(watches.workspace_of_order(stored(MACHINE_SOURCE.resource, {"metadata": {"name": "m"}}))) == []
     found = stored(PODS, {"metadata": {"name": "p", "namespace": "ns", "labels": labels}})
     assert list(watches.workspace_of_pod(found)) == [Key("ns", "w")]
     assert watches.WORKSPACE_PODS.matches(labels)
@@ -293,22 +284,30 @@ def test_machines_and_pods_lead_to_their_workspace() -> None:
 
 def test_nodes_lead_to_the_workspaces_that_select_or_use_them(phi3: dict[str, Any]) -> None:
     store: Store[Workspace] = Store(WORKSPACES, on_index_error=lambda error: None)
+    for name, function in watches.INDEXES.items():
+        store.add_index(name, function)
     others = {"matchLabels": {"apps": "other"}}
     broken = {"matchLabels": {"apps": "not a value"}}
     for number, (name, selector, used) in enumerate(
         [
             ("selects", {"matchLabels": {"apps": "phi-3"}}, []),
+            ("has enough", {"matchLabels": {"apps": "phi-3"}}, ["other"]),
+            ("takes any", {}, []),
             ("uses", others, ["n"]),
+            ("holds", others, ["other"]),
+            ("prefers", others, ["other"]),
             ("no", others, []),
             ("x", broken, []),
         ]
     ):
         phi3["metadata"] = {"name": name, "namespace": "default", "resourceVersion": str(number + 1), "uid": name}
         phi3["resource"]["labelSelector"] = selector
-        phi3["status"] = {"workerNodes": used}
+        phi3["resource"]["preferredNodes"] = ["n"] if name == "prefers" else []
+        phi3["status"] = {"workerNodes": used, "targetNodeCount": 1}
         store.upsert(stored(WORKSPACES, phi3))
     keys = watches.workspaces_of_node(Lister(store, lambda: None))
-    assert {key.name for key in keys(stored(NODES, node()))} == {"selects", "uses"}
+    held = stored(NODES, node(**{"claim.kaito.sh__default.holds": "1"}))
+    assert {key.name for key in keys(held)} == {"selects", "takes any", "uses", "holds", "prefers"}
 
 
 def test_heartbeats_do_not_matter() -> None:
@@ -327,26 +326,43 @@ def test_heartbeats_do_not_matter() -> None:
 # Setup
 
 
-def test_setup_declares_the_controller() -> None:
-    class Cache:
-        def lister(self, resource: Resource[Any], **_: Any) -> Lister[Any]:
-            return Lister(Store(resource, on_index_error=lambda error: None), lambda: None)
+class Cache:
+    def lister(self, resource: Resource[Any], **_: Any) -> Lister[Any]:
+        return Lister(Store(resource, on_index_error=lambda error: None), lambda: None)
 
-    class Manager:
-        client = clock = None
-        cache = Cache()
-        added: ClassVar[list[Controller]] = []
+    def add_index(self, resource: Resource[Any], name: str, function: Any) -> None:
+        pass
 
-        def recorder(self, name: str) -> None:
-            assert name == "workspace-controller"
 
-        def add(self, declared: Controller) -> None:
-            self.added.append(declared)
+class FakeManager:
+    client = clock = None
 
-    controller.setup(Manager(), {"CLOUD_PROVIDER": "azure"})
-    (declared,) = Manager.added
+    def __init__(self) -> None:
+        self.cache = Cache()
+        self.metrics = CollectorRegistry()
+        self.added: list[Controller] = []
+
+    def recorder(self, name: str) -> None:
+        assert name == "workspace-controller"
+
+    def add(self, declared: Controller) -> None:
+        self.added.append(declared)
+
+
+@pytest.mark.parametrize(("source", "kind"), [("machine", "Machine"), ("nodeclaim", "NodeClaim"), ("byo", None)])
+def test_setup_declares_the_controller(source: str, kind: str | None) -> None:
+    manager = FakeManager()
+    controller.setup(manager, {"CLOUD_PROVIDER": "azure", "KAITO_NODE_SOURCE": source})
+    (declared,) = manager.added
     assert (declared.name, declared.max_concurrent) == ("workspace", 16)
-    assert [resource.kind for resource in declared.owns] == ["Deployment", "Service", "ControllerRevision"]
-    assert [watch.resource.kind for watch in declared.watches] == ["Machine", "Node", "Pod"]
-    with pytest.raises(ConfigError):
-        controller.setup(Manager(), {"CLOUD_PROVIDER": "none"})
+    assert [resource.kind for resource in declared.owns] == ["ControllerRevision"]
+    watched = [watch.resource.kind for watch in declared.watches]
+    expected = ["Deployment", "StatefulSet", "Job", "Service", "Node", "Pod", "ConfigMap"]
+    assert watched == ([kind, *expected] if kind else expected)
+
+
+def test_setup_names_the_setting_that_cannot_work() -> None:
+    with pytest.raises(ConfigError, match="CLOUD_PROVIDER"):
+        controller.setup(FakeManager(), {"CLOUD_PROVIDER": "none"})
+    with pytest.raises(ConfigError, match="KAITO_MODELS_FILE"):
+        controller.setup(FakeManager(), {"KAITO_MODELS_FILE": "/nowhere/models.yaml"})

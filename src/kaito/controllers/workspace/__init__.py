@@ -1,20 +1,40 @@
 """The Workspace controller: from a Workspace to nodes, a running model, and a status that says how it goes.
 
-``reconciler`` runs the steps (``validation``, ``revision``, ``resource``, ``inference`` or ``tuning``) through
-``pipeline``; ``manifests`` builds what they write; ``status`` turns what they found into conditions and Events.
+``reconciler`` runs the steps (``validation``, ``revision``, ``resource``, then ``inference`` or ``tuning``) through the
+pipeline that all controllers share; ``manifests`` builds what they write; ``status`` turns what they found into conditions
+and Events. Nodes: ``facts`` says what one is, ``claims`` who holds it, ``selection`` which to use, ``holding`` takes and
+releases them, ``purchase`` asks for new ones.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kaito.api.resources import MACHINES, WORKSPACES
+from kaito.api.resources import WORKSPACES
 from kaito.controllers.workspace import watches
+from kaito.controllers.workspace.claims import CLAIM_INDEX
+from kaito.controllers.workspace.configs import ConfigMaps
 from kaito.controllers.workspace.context import Caches
+from kaito.controllers.workspace.metrics import WorkspaceCensus, WorkspaceMetrics
+from kaito.controllers.workspace.orders import SOURCES
 from kaito.controllers.workspace.reconciler import WorkspaceReconciler
 from kaito.controllers.workspace.settings import Settings
+from kaito.controllers.workspace.upgrades import Upgrades
 from kaito.models import Catalogue
-from kaito.runtime import CONTROLLER_REVISIONS, DEPLOYMENTS, NODES, PODS, SERVICES, Controller, Watch
+from kaito.runtime import (
+    CONFIG_MAPS,
+    CONTROLLER_REVISIONS,
+    DEPLOYMENTS,
+    JOBS,
+    NODES,
+    PODS,
+    SERVICES,
+    STATEFUL_SETS,
+    ConfigError,
+    Controller,
+    Watch,
+    metadata_resource,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,35 +46,62 @@ NAME = "workspace-controller"
 
 def setup(manager: Manager, environ: Mapping[str, str]) -> None:
     """Add the controller to ``manager``. Raises ConfigError for a setting that cannot work."""
-    cache = manager.cache
+    settings = Settings.from_environ(environ)
+    cache, source = manager.cache, SOURCES[settings.source]
+    config_maps = metadata_resource(CONFIG_MAPS)
+    for name, function in watches.INDEXES.items():
+        cache.add_index(WORKSPACES, name, function)
+    cache.add_index(NODES, CLAIM_INDEX, watches.claims_on)
     workspaces = cache.lister(WORKSPACES)
+    caches = Caches(
+        workspaces=workspaces,
+        orders=cache.lister(source.resource) if source is not None else None,
+        nodes=cache.lister(NODES),
+        pods=cache.lister(PODS, labels=watches.WORKSPACE_PODS),
+        deployments=cache.lister(DEPLOYMENTS),
+        stateful_sets=cache.lister(STATEFUL_SETS),
+        jobs=cache.lister(JOBS),
+        services=cache.lister(SERVICES),
+        revisions=cache.lister(CONTROLLER_REVISIONS),
+    )
+    upgrades = Upgrades(settings.upgrades)
+    metrics = WorkspaceMetrics(manager.metrics)
+    manager.metrics.register(WorkspaceCensus(caches, upgrades))
     reconciler = WorkspaceReconciler(
         manager.client,
-        Caches(
-            workspaces=workspaces,
-            machines=cache.lister(MACHINES),
-            nodes=cache.lister(NODES),
-            pods=cache.lister(PODS, labels=watches.WORKSPACE_PODS),
-            deployments=cache.lister(DEPLOYMENTS),
-            services=cache.lister(SERVICES),
-            revisions=cache.lister(CONTROLLER_REVISIONS),
-        ),
+        caches,
+        ConfigMaps(manager.client, cache.lister(config_maps)),
         manager.recorder(NAME),
         manager.clock,
-        catalogue=Catalogue.default(),
-        settings=Settings.from_environ(environ),
+        catalogue=_catalogue(settings),
+        settings=settings,
+        metrics=metrics,
+        upgrades=upgrades,
     )
+    named = watches.workspace_of_name(workspaces)
+    orders = [] if source is None else [Watch(source.resource, watches.workspace_of_order)]
     manager.add(
         Controller(
             "workspace",
             reconciler,
             primary=WORKSPACES,
-            owns=(DEPLOYMENTS, SERVICES, CONTROLLER_REVISIONS),
+            owns=(CONTROLLER_REVISIONS,),
             watches=(
-                Watch(MACHINES, watches.workspace_of_machine),
+                *orders,
+                *(Watch(resource, named) for resource in (DEPLOYMENTS, STATEFUL_SETS, JOBS, SERVICES)),
                 Watch(NODES, watches.workspaces_of_node(workspaces), watches.node_matters),
                 Watch(PODS, watches.workspace_of_pod, labels=watches.WORKSPACE_PODS),
+                Watch(config_maps, watches.workspaces_of_config(workspaces)),
             ),
             max_concurrent=16,
         )
     )
+
+
+def _catalogue(settings: Settings) -> Catalogue:
+    if not settings.models_file:
+        return Catalogue.default()
+    try:
+        return Catalogue.with_models(settings.models_file)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"KAITO_MODELS_FILE: {error}") from error

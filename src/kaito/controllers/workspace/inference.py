@@ -1,26 +1,30 @@
-"""The inference step: a Service and a Deployment, and the truth about whether they serve."""
+"""The inference step: Services and a workload, and the truth about whether they serve."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kaito.api import labels
 from kaito.api.workspace import INFERENCE_READY
 from kaito.controllers.pipeline import Fail, Outcome, Proceed, Wait
-from kaito.controllers.workspace import nodes
-from kaito.controllers.workspace.apply import ensure
-from kaito.controllers.workspace.manifests.deployment import build_preset_deployment, build_template_deployment
-from kaito.controllers.workspace.manifests.service import build_service
+from kaito.controllers.workspace.apply import ensure, find_or_create, with_rendered
+from kaito.controllers.workspace.desired import Wanted, desired_services, desired_workload
+from kaito.controllers.workspace.manifests.ownership import controller_of, differing
+from kaito.controllers.workspace.manifests.service import headless_name
+from kaito.controllers.workspace.orders import cut
 from kaito.controllers.workspace.pods import worst_problem
-from kaito.runtime import DEPLOYMENTS, SERVICES
+from kaito.controllers.workspace.rollout import Rollout, plan, whose
+from kaito.runtime import DEPLOYMENTS, SERVICES, STATEFUL_SETS, Key, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
     from kaito.controllers.workspace.context import WorkspaceContext
-    from kaito.models import Preset
-    from kaito.runtime import Manifest
+    from kaito.runtime import Lister, Manifest, Resource
+
+_FIXED = {
+    DEPLOYMENTS.kind: ("selector",),
+    STATEFUL_SETS.kind: ("selector", "serviceName", "podManagementPolicy"),
+}
+"""Fields of the specification that the API server lets nobody change."""
 
 
 class InferenceStep:
@@ -31,77 +35,123 @@ class InferenceStep:
     failed: ClassVar[str] = "WorkspaceInferenceStatusFailed"
 
     async def reconcile(self, ctx: WorkspaceContext) -> Outcome:
-        inference, preset = ctx.workspace.inference, ctx.preset
-        if inference is not None and inference.preset is not None and preset is not None:
-            service = await self._ensure(ctx, build_service(ctx.workspace))
-            if not isinstance(service, dict):
-                return service
-            desired = build_preset_deployment(
-                ctx.workspace,
-                inference.preset,
-                preset,
-                registry=ctx.settings.registry,
-                gpus=gpus_per_replica(ctx, preset),
-                revision=ctx.revision,
+        wanted, services = desired_workload(ctx), desired_services(ctx)
+        if (waiting := await self._clear(ctx, wanted, services)) is not None:
+            return waiting
+        for service in services:
+            found = await ensure(
+                ctx, service.resource, service.lister, service.manifest, pending=self.pending, failed=self.failed
             )
-            deployment = await self._ensure(ctx, desired)
-        else:
-            deployment = await self._template(ctx)
-        return self._judge(ctx, deployment) if isinstance(deployment, dict) else deployment
+            if not isinstance(found, dict):
+                return found
+        found = await self._workload(ctx, wanted)
+        return self._judge(ctx, found) if isinstance(found, dict) else found
 
-    async def _ensure(self, ctx: WorkspaceContext, desired: Manifest) -> Manifest | Wait | Fail:
-        is_service = desired["kind"] == SERVICES.kind
-        resource, lister = (SERVICES, ctx.caches.services) if is_service else (DEPLOYMENTS, ctx.caches.deployments)
-        return await ensure(ctx, resource, lister, desired, pending=self.pending, failed=self.failed)
+    async def _clear(self, ctx: WorkspaceContext, wanted: Wanted, services: list[Wanted]) -> Wait | None:
+        """Delete the Workspace's workload of another kind, and the Service that only such a one needs."""
+        other = STATEFUL_SETS if wanted.resource == DEPLOYMENTS else DEPLOYMENTS
+        lister = ctx.caches.stateful_sets if wanted.resource == DEPLOYMENTS else ctx.caches.deployments
+        if await self._remove(ctx, other, lister, ctx.name):
+            return Wait(self.pending, f"replacing {other.kind} {ctx.name} by a {wanted.resource.kind}")
+        if len(services) == 1:
+            await self._remove(ctx, SERVICES, ctx.caches.services, headless_name(ctx.workspace))
+        return None
 
-    async def _template(self, ctx: WorkspaceContext) -> Manifest | Wait | Fail:
-        """The Deployment of the user's template.
+    async def _remove(
+        self, ctx: WorkspaceContext, resource: Resource[Manifest], lister: Lister[Manifest], name: str
+    ) -> bool:
+        """Ask for the deletion of an object of the Workspace's own; whether there is one."""
+        live = lister.get(name, ctx.namespace)
+        controller = controller_of(live) if live is not None else None
+        if live is None or controller is None or controller.get("uid") != ctx.workspace.metadata.uid:
+            return False
+        if not live["metadata"].get("deletionTimestamp"):
+            # Pods go before their workload, so that the next one finds its nodes free.
+            how = "Background" if resource == SERVICES else "Foreground"
+            try:
+                await ctx.client.delete(resource, name, ctx.namespace, uid=live["metadata"]["uid"], propagation=how)
+            except NotFound:
+                return False
+            ctx.emit("Normal", f"{resource.kind}Deleted", f"asked for the deletion of {resource.kind} {name}")
+        return True
 
-        The API server writes such a template in its own way (defaults, canonical quantities), so it is compared by
-        revision, and a new revision replaces it whole.
-        """
-        inference = ctx.workspace.inference
-        template: Mapping[str, Any] = (inference and inference.template) or {}
-        desired = build_template_deployment(ctx.workspace, template, revision=ctx.revision)
-        live = ctx.caches.deployments.get(ctx.name, ctx.namespace)
-        if live is None:
-            return await self._ensure(ctx, desired)
-        pod_template = desired["spec"].pop("template")
-        revisions = [
-            (manifest["metadata"].get("annotations") or {}).get(labels.WORKSPACE_REVISION)
-            for manifest in (live, desired)
-        ]
-        owned = await self._ensure(ctx, {**desired, "metadata": {**desired["metadata"], "annotations": {}}})
-        if not isinstance(owned, dict) or revisions[0] == revisions[1]:
-            return owned
-        owned["metadata"].setdefault("annotations", {})[labels.WORKSPACE_REVISION] = revisions[1]
-        owned["spec"]["template"] = pod_template
-        updated = await ctx.client.update(DEPLOYMENTS, owned)
-        ctx.emit("Normal", "DeploymentUpdated", f"updated Deployment {ctx.name} to revision {revisions[1]}")
-        return updated
+    async def _workload(self, ctx: WorkspaceContext, wanted: Wanted) -> Manifest | Wait | Fail:
+        desired = with_rendered(wanted.manifest)
+        found = await find_or_create(
+            ctx, wanted.resource, wanted.lister, desired, pending=self.pending, failed=self.failed
+        )
+        if not isinstance(found, tuple):
+            return found
+        live, created = found
+        if created:
+            ctx.upgrades.settle(live, list(differing(desired["spec"], live["spec"], "spec")))
+            return live
+        rollout = self._plan(ctx, live, wanted.manifest)
+        ctx.outdated = rollout.outdated
+        if not rollout.patch or ctx.upgrades.is_settled(live, rollout):
+            return live
+        changes: dict[str, Any] = rollout.patch.get("spec") or {}
+        if any(field in changes for field in _FIXED[wanted.resource.kind]):
+            await self._remove(ctx, wanted.resource, wanted.lister, ctx.name)
+            return Wait(self.pending, f"making {wanted.resource.kind} {ctx.name} anew: what differs cannot be changed")
+        patched: Manifest = await ctx.client.patch(
+            wanted.resource, ctx.name, {**rollout.patch}, namespace=ctx.namespace
+        )
+        self._tell(ctx, wanted, rollout)
+        if rollout.undone:
+            still = set(differing(desired["spec"], patched["spec"], "spec"))
+            ctx.upgrades.settle(patched, [path for path in rollout.undone if path in still])
+        return patched
 
-    def _judge(self, ctx: WorkspaceContext, deployment: Manifest) -> Outcome:
-        status, wanted = deployment.get("status") or {}, ctx.workspace.resource.count
-        observed = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
-        ready = min(status.get("readyReplicas", 0), status.get("updatedReplicas", 0))
-        if observed and ready >= wanted:
-            return Proceed("WorkspaceInferenceStatusSuccess", "Inference has been deployed successfully")
-        counted = f"{ready if observed else 0} of {wanted} replicas are ready"
-        pods = ctx.caches.pods.list(ctx.namespace, labels={labels.WORKSPACE: ctx.name})
-        problem = worst_problem(pods)
+    def _plan(self, ctx: WorkspaceContext, live: Manifest, desired: Manifest) -> Rollout:
+        key = Key(ctx.namespace, ctx.name)
+        keep_images = ctx.upgrades.policy == "never"
+        rollout = plan(live, desired, upgrade=False, keep_images=keep_images)
+        if rollout.outdated and _is_ready(live, ctx.target) and ctx.upgrades.may_start(key):
+            return plan(live, desired, upgrade=True)
+        return rollout
+
+    def _tell(self, ctx: WorkspaceContext, wanted: Wanted, rollout: Rollout) -> None:
+        what = f"{wanted.resource.kind} {ctx.name}"
+        for path in rollout.undone[:3]:
+            ctx.emit(
+                "Warning",
+                "EditUndone",
+                f"put {path} of {what} back: change {whose(ctx.workspace, path)} instead",
+            )
+        if rollout.changed:
+            ctx.emit("Normal", f"{wanted.resource.kind}Updated", f"updated {what} to revision {ctx.revision}")
+
+    def _judge(self, ctx: WorkspaceContext, workload: Manifest) -> Outcome:
+        kind, wanted = workload["kind"], ctx.target
+        status = workload.get("status") or {}
+        if _is_ready(workload, wanted):
+            ctx.upgrades.finished_if_current(Key(ctx.namespace, ctx.name), outdated=ctx.outdated)
+            hint = f"; a newer operator would make it differently: annotate {labels.UPGRADE} to roll that out"
+            message = "Inference has been deployed successfully"
+            return Proceed("WorkspaceInferenceStatusSuccess", f"{message}{hint if ctx.outdated else ''}")
+        observed = status.get("observedGeneration", 0) >= workload["metadata"].get("generation", 0)
+        counted = f"{_ready(status) if observed else 0} of {wanted} replicas are ready"
+        pods = ctx.caches.pods.by_label(labels.WORKSPACE, ctx.name, ctx.namespace)
+        problem = worst_problem(ctx.caches.pods.decoded(pods))
         if problem is not None and problem.failing:
-            return Fail(self.failed, f"{counted}: {problem}")
+            return Fail(problem.reason, cut(f"{counted}: {problem}", 1024))
         if observed:
             for type_, status_ in (("Progressing", "False"), ("ReplicaFailure", "True")):
                 for condition in status.get("conditions") or ():
                     if condition["type"] == type_ and condition["status"] == status_:
                         why = f"{condition.get('reason')}: {condition.get('message')}"
-                        return Fail(self.failed, f"deployment {ctx.name} is not progressing: {why}")
-        return Wait(self.pending, f"{counted}: {problem}" if problem else counted)
+                        return Fail(self.failed, cut(f"{kind.lower()} {ctx.name} is not progressing: {why}", 1024))
+        if problem is None:
+            return Wait(self.pending, counted)
+        return Wait(problem.reason or self.pending, cut(f"{counted}: {problem}", 1024))
 
 
-def gpus_per_replica(ctx: WorkspaceContext, preset: Preset) -> int:
-    """GPUs to ask for: all that the instance type has; for one not in the catalogue, all of the first node."""
-    if ctx.sku is not None:
-        return ctx.sku.gpus
-    return (nodes.gpus(ctx.nodes[0]) if ctx.nodes else 0) or preset.gpus
+def _ready(status: dict[str, Any]) -> int:
+    return min(int(status.get("readyReplicas", 0)), int(status.get("updatedReplicas", 0)))
+
+
+def _is_ready(workload: Manifest, wanted: int) -> bool:
+    status = workload.get("status") or {}
+    observed = status.get("observedGeneration", 0) >= workload["metadata"].get("generation", 0)
+    return bool(observed and _ready(status) >= wanted)

@@ -1,161 +1,231 @@
-"""The resource steps: existing nodes that fit come first, then Machines are made for what is missing."""
+"""The resource steps: Nodes that the Workspace holds, then Nodes that it may take, then new ones for what is missing."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar
 
 from kaito.api import labels
-from kaito.api.conditions import find, is_true
-from kaito.api.machine import INITIALIZED, LAUNCHED, READY, REGISTERED
-from kaito.api.resources import MACHINES
-from kaito.api.workspace import MACHINE_READY, RESOURCE_READY
+from kaito.api.conditions import find
+from kaito.api.workspace import MACHINE_READY, NODE_CLAIM_READY, RESOURCE_READY
 from kaito.controllers.pipeline import Fail, Outcome, Proceed, Wait
-from kaito.controllers.workspace import nodes
-from kaito.controllers.workspace.context import machine_labels
-from kaito.controllers.workspace.manifests.machine import build_machine, machine_name
-from kaito.runtime import NODES, AlreadyExists, NotFound
+from kaito.controllers.workspace import facts
+from kaito.controllers.workspace.claims import CLAIM_INDEX, Need
+from kaito.controllers.workspace.holding import claim, prepare, release
+from kaito.controllers.workspace.orders import MACHINE_SOURCE, NODE_CLAIM_SOURCE, NodeSource, cut
+from kaito.controllers.workspace.purchase import Purchase
+from kaito.controllers.workspace.selection import Selection, describe, select
+from kaito.controllers.workspace.tuning import has_ended, is_current
+from kaito.runtime import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kaito.api.machine import Machine, MachineCondition
     from kaito.controllers.workspace.context import WorkspaceContext
     from kaito.runtime import Manifest
 
-MESSAGE_LIMIT = 256
-"""Characters of a message that repeats what another object says."""
+PREFERRED = "PreferredNodesNotQualified"
+RETRY = 30.0
+"""Seconds until the next look at what no event tells of, such as GPUs that pods of others give back."""
 
 
-class MachineStep:
-    """As many nodes as asked for, each with its GPUs announced.
+class NodesStep:
+    """As many Nodes as the workload needs, each held by the Workspace, with its GPUs announced."""
 
-    The Workspace's Machines bear the names of ``count`` slots, so there are never more than ``count`` of them: a
-    Machine that is being deleted keeps its slot until it is gone.
-    """
-
-    condition: ClassVar[str] = MACHINE_READY
-    pending: ClassVar[str] = "CreateMachinePending"
-    failed: ClassVar[str] = "machineFailedCreation"
+    condition: ClassVar[str] = ""
+    pending: ClassVar[str] = ""
+    failed: ClassVar[str] = ""
+    source: ClassVar[NodeSource | None] = None
 
     async def reconcile(self, ctx: WorkspaceContext) -> Outcome:
-        machines = ctx.caches.machines.list(labels=machine_labels(ctx.workspace))
-        own_nodes = {machine.status.node_name for machine in machines if machine.status.node_name}
-        candidates = ctx.caches.nodes.list(labels=nodes.selector_of(ctx.workspace))
-        if any(_unfinished(machine) for machine in machines):
-            # A node may join, and even be Ready, before its Machine has prepared it.
-            ready = {machine.status.node_name for machine in machines if is_true(machine.status.conditions, READY)}
-            candidates = [
-                node for node in candidates if nodes.name_of(node) in ready or not nodes.made_for(node, ctx.workspace)
-            ]
-        ctx.nodes = nodes.select(candidates, ctx.workspace, own_nodes)
-        missing = ctx.workspace.resource.count - len(ctx.nodes)
-        if missing <= 0:
-            return await self._prepare(ctx)
-        used = {nodes.name_of(node) for node in ctx.nodes}
-        awaited = [
-            machine
-            for machine in machines
-            if machine.metadata.deletion_timestamp is None and machine.status.node_name not in used
-        ]
-        taken = {machine.metadata.name for machine in machines}
-        slots = [machine_name(ctx.workspace, index) for index in range(ctx.workspace.resource.count)]
-        free = [name for name in slots if name not in taken]
-        for name in free[: max(0, missing - len(awaited))]:
-            made = await self._create(ctx, name)
-            if isinstance(made, Fail):
-                return made
-            awaited.append(made)
-        return self._await(ctx, missing, awaited, machines)
+        purchase = Purchase(ctx, self.source, self.failed, self.pending) if self.source is not None else None
+        if purchase is not None and purchase.missing_kind:
+            return Fail(self.failed, purchase.missing_kind, requeue_after=RETRY)
+        need = ctx.need
+        job = ctx.caches.jobs.get(ctx.name, ctx.namespace) if ctx.workspace.tuning is not None else None
+        if job is not None and is_current(ctx, job) and has_ended(job):
+            return self._over(ctx, need)
+        held = [stored.decode() for stored in ctx.caches.nodes.by_index(CLAIM_INDEX, need.key)]
+        selection = self._select(ctx, need, held, purchase)
+        ctx.nodes = tuple(selection.keep)
+        for node in held:
+            if (name := facts.name_of(node)) in selection.lost:
+                await release(ctx, node, need, selection.lost[name])
+        missing = ctx.target - selection.held
+        if missing < 0:
+            missing = await self._shrink(ctx, need, selection)
+        rejected: dict[str, str] = {}
+        if missing > 0:
+            rejected = await self._take(ctx, need, selection, missing, purchase)
+            missing = ctx.target - selection.held
+        ctx.nodes = tuple(selection.keep)
+        ctx.worker_nodes = tuple(sorted(map(facts.name_of, ctx.nodes)))
+        if purchase is not None:
+            await purchase.give_up(selection, missing)
+        if missing > 0:
+            return await self._missing(ctx, need, selection, rejected, missing, purchase)
+        if selection.awaited:
+            return self._awaited(selection)
+        return await self._prepare(ctx, need)
 
-    async def _create(self, ctx: WorkspaceContext, name: str) -> Machine | Fail:
-        disk = str(ctx.preset.disk) if ctx.preset is not None else "0"
-        try:
-            machine = await ctx.client.create(MACHINES, build_machine(ctx.workspace, name, disk))
-        except AlreadyExists:
-            machine = await ctx.client.get(MACHINES, name)
-            if any(machine.metadata.label(key) != value for key, value in machine_labels(ctx.workspace).items()):
-                return Fail(
-                    self.failed, f"Machine {name} exists already and was not made for this Workspace: delete it"
-                )
-            return machine
-        size = ctx.workspace.resource.instance_type
-        ctx.emit("Normal", "MachineCreated", f"created Machine {name} for a node of size {size}")
-        return machine
+    def _over(self, ctx: WorkspaceContext, need: Need) -> Outcome:
+        """Nothing more is run: the Nodes that are there are kept for the logs, and none is asked for."""
+        ctx.nodes = tuple(stored.decode() for stored in ctx.caches.nodes.by_index(CLAIM_INDEX, need.key))
+        ctx.worker_nodes = tuple(sorted(map(facts.name_of, ctx.nodes)))
+        return Proceed("installNodePluginsSuccess", "the tuning job has ended; it needs no nodes any more")
 
-    def _await(
-        self, ctx: WorkspaceContext, missing: int, awaited: list[Machine], machines: Iterable[Machine]
+    def _select(
+        self, ctx: WorkspaceContext, need: Need, nodes: Iterable[Manifest], purchase: Purchase | None
+    ) -> Selection:
+        pods = ctx.caches.pods.by_label(labels.WORKSPACE, ctx.name, ctx.namespace)
+        running = {
+            str(pod["spec"].get("nodeName"))
+            for pod in (stored.decode() for stored in pods)
+            if (pod.get("status") or {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+        }
+        return select(
+            nodes,
+            need,
+            now=ctx.clock.now(),
+            grace=ctx.settings.node_grace,
+            running_on=running,
+            prepared=purchase.prepared if purchase is not None else None,
+        )
+
+    async def _shrink(self, ctx: WorkspaceContext, need: Need, selection: Selection) -> int:
+        """Give back what is held beyond the need: the last in order, those that are not Ready first."""
+        while selection.held > ctx.target and selection.keep:
+            if selection.awaited:
+                name = next(iter(selection.awaited))
+                node, why = ctx.caches.nodes.get(name), "is not needed"
+                del selection.awaited[name]
+            else:
+                node, why = selection.keep.pop(), "is not needed"
+            if node is not None:
+                await release(ctx, node, need, why)
+        return ctx.target - selection.held
+
+    async def _take(
+        self, ctx: WorkspaceContext, need: Need, selection: Selection, missing: int, purchase: Purchase | None
+    ) -> dict[str, str]:
+        """Hold up to ``missing`` more Nodes; why others that one would think of cannot be."""
+        found = {facts.name_of(node): node for node in ctx.caches.nodes.list(labels=need.selector)}
+        rejected: dict[str, str] = {}
+        for name in need.preferred:
+            node = found.get(name) or ctx.caches.nodes.get(name)
+            if node is None:
+                rejected[name] = "does not exist"
+            else:
+                found[name] = node
+        others = self._select(ctx, need, (node for node in found.values() if not need.holds(node)), purchase)
+        rejected |= others.rejected
+        for node in others.candidates:
+            if missing <= 0:
+                break
+            taken = await claim(ctx, node, need)
+            if isinstance(taken, str):
+                rejected[facts.name_of(node)] = taken
+            else:
+                selection.keep.append(taken)
+                missing -= 1
+        return rejected
+
+    async def _missing(
+        self,
+        ctx: WorkspaceContext,
+        need: Need,
+        selection: Selection,
+        rejected: dict[str, str],
+        missing: int,
+        purchase: Purchase | None,
     ) -> Outcome:
-        for machine in awaited:
-            launched = find(machine.status.conditions, LAUNCHED)
-            if launched is not None and launched.status == "False":
-                return Fail(self.failed, _cut(f"Machine {machine.metadata.name}: {_words(launched)}"))
-        said = [f"Machine {machine.metadata.name}: {_progress(ctx, machine)}" for machine in awaited]
-        said += [
-            f"Machine {machine.metadata.name} is being deleted"
-            for machine in machines
-            if machine.metadata.deletion_timestamp is not None
-        ]
-        making = sum(not is_true(machine.status.conditions, READY) for machine in awaited)
-        summary = f"creating {_count(making, 'machine')}" if making else f"waiting for {_count(missing, 'node')}"
-        return Wait(self.pending, _cut("; ".join([summary, *said])), status="Unknown")
+        if purchase is None:
+            why = describe(rejected) or f"no node has the labels {need.selector}"
+            message = f"waiting for {count(missing, 'node')} that {'matches' if missing == 1 else 'match'}: {why}"
+            return Wait(self.pending or "workspaceResourceStatusNotReady", cut(message), requeue_after=RETRY)
+        unusable = {name: why for name, why in rejected.items() if name in need.preferred}
+        if unusable and (hold := self._hold(ctx, purchase)) > 0:
+            ctx.emit("Warning", PREFERRED, describe(unusable))
+            message = (
+                f"preferred {describe(unusable)}; mend it, or take it out of resource.preferredNodes: in "
+                f"{timedelta(seconds=round(hold))} a {purchase.source.noun} is made instead"
+            )
+            return Wait(PREFERRED, cut(message), requeue_after=hold)
+        return await purchase.fill(missing, {**selection.lost, **unusable})
 
-    async def _prepare(self, ctx: WorkspaceContext) -> Outcome:
+    def _hold(self, ctx: WorkspaceContext, purchase: Purchase) -> float:
+        """Seconds that are left for preferred Nodes to qualify; only where nothing has been asked for or used yet."""
+        if purchase.orders or ctx.nodes or ctx.workspace.status.worker_nodes:
+            return 0.0
+        condition = find(ctx.workspace.status.conditions, self.condition)
+        if condition is None or condition.reason != PREFERRED:
+            return ctx.settings.node_grace
+        waited = (ctx.clock.now() - parse_time(condition.last_transition_time)).total_seconds()
+        return ctx.settings.node_grace - waited
+
+    def _awaited(self, selection: Selection) -> Wait:
+        left = min(seconds for _, seconds in selection.awaited.values())
+        said = describe({name: why for name, (why, _) in selection.awaited.items()})
+        what = "it is replaced" if self.source is not None else "another one is looked for"
+        message = f"{said}; unless it becomes Ready {what} in {timedelta(seconds=round(left))}"
+        return Wait(
+            self.pending or "workspaceResourceStatusNotReady",
+            cut(message),
+            requeue_after=max(left, 1.0),
+            status="Unknown",
+        )
+
+    async def _prepare(self, ctx: WorkspaceContext, need: Need) -> Outcome:
         """Bring the NVIDIA device plug-in to the GPU nodes, and wait until it has announced their GPUs."""
-        size = ctx.workspace.resource.instance_type
-        if ctx.sku is not None or size.startswith("Standard_N"):
-            for node in ctx.nodes:
-                if nodes.labels_of(node).get(labels.ACCELERATOR) != labels.ACCELERATOR_NVIDIA:
-                    patch = {"metadata": {"labels": {labels.ACCELERATOR: labels.ACCELERATOR_NVIDIA}}}
-                    try:
-                        await ctx.client.patch(NODES, nodes.name_of(node), patch)
-                    except NotFound:
-                        return Wait(self.pending, f"node {nodes.name_of(node)} has gone", status="Unknown")
-            bare = [nodes.name_of(node) for node in ctx.nodes if not nodes.gpus(node)]
+        if need.gpus != 0:
+            ctx.nodes = tuple([await prepare(ctx, node, need) for node in ctx.nodes])
+            bare = [facts.name_of(node) for node in ctx.nodes if not facts.gpus(node)]
             if bare:
                 where = f"node {bare[0]}" if len(bare) == 1 else f"nodes {', '.join(bare)}"
                 message = f"waiting for the NVIDIA device plugin to announce {labels.NVIDIA_GPU} on {where}"
-                return Wait("installNodePluginsPending", _cut(message), status="Unknown")
-        return Proceed("installNodePluginsSuccess", "machines plugins have been installed successfully")
+                return Wait("installNodePluginsPending", cut(message), status="Unknown")
+            short = {
+                facts.name_of(node): f"has {facts.gpus(node)} GPUs, {need.gpus} are needed"
+                for node in ctx.nodes
+                if need.gpus is not None and facts.gpus(node) < need.gpus
+            }
+            if short:
+                return Fail(self.failed or "workspaceResourceStatusFailed", cut(describe(short)), requeue_after=RETRY)
+        noun = self.source.noun if self.source is not None else "node"
+        return Proceed("installNodePluginsSuccess", f"{noun}s plugins have been installed successfully")
+
+
+class MachineStep(NodesStep):
+    condition: ClassVar[str] = MACHINE_READY
+    pending: ClassVar[str] = MACHINE_SOURCE.pending
+    failed: ClassVar[str] = MACHINE_SOURCE.failed
+    source: ClassVar[NodeSource | None] = MACHINE_SOURCE
+
+
+class NodeClaimStep(NodesStep):
+    condition: ClassVar[str] = NODE_CLAIM_READY
+    pending: ClassVar[str] = NODE_CLAIM_SOURCE.pending
+    failed: ClassVar[str] = NODE_CLAIM_SOURCE.failed
+    source: ClassVar[NodeSource | None] = NODE_CLAIM_SOURCE
 
 
 class ResourceStep:
-    """The nodes are there: say which."""
+    """The nodes are there, and the model fits on them."""
 
     condition: ClassVar[str] = RESOURCE_READY
     pending: ClassVar[str] = "workspaceResourceStatusNotReady"
     failed: ClassVar[str] = "workspaceResourceStatusFailed"
 
     async def reconcile(self, ctx: WorkspaceContext) -> Outcome:
-        ctx.worker_nodes = tuple(sorted(map(nodes.name_of, ctx.nodes)))
-        return Proceed("workspaceResourceStatusSuccess", "workspace resource is ready")
+        serving = ctx.serving
+        if serving is not None and serving.fit.problem and not ctx.bypassed:
+            return Fail(self.failed, serving.fit.problem, requeue_after=RETRY)
+        warnings = [
+            f"node {facts.name_of(node)} reports {shortage}" for node in ctx.nodes if (shortage := facts.pressure(node))
+        ]
+        warning = f"; warning: {'; '.join(warnings)}" if warnings else ""
+        return Proceed("workspaceResourceStatusSuccess", f"workspace resource is ready{warning}")
 
 
-def _unfinished(machine: Machine) -> bool:
-    return machine.metadata.deletion_timestamp is None and not is_true(machine.status.conditions, READY)
-
-
-def _progress(ctx: WorkspaceContext, machine: Machine) -> str:
-    """Where a Machine stands, in the words of its own conditions."""
-    conditions, node_name = machine.status.conditions, machine.status.node_name
-    for type_ in (LAUNCHED, REGISTERED, INITIALIZED):
-        condition = find(conditions, type_)
-        if condition is None:
-            return f"waiting for {type_}"
-        if condition.status != "True":
-            return _words(condition)
-    if not is_true(conditions, READY) or not node_name:
-        return f"waiting for {READY}"
-    node: Manifest | None = ctx.caches.nodes.get(node_name)
-    return f"node {node_name} {nodes.objection(node, ctx.workspace) if node else 'does not exist'}"
-
-
-def _words(condition: MachineCondition) -> str:
-    return ": ".join(part for part in (condition.reason or condition.type, condition.message) if part)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
-
-
-def _count(number: int, thing: str) -> str:
+def count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

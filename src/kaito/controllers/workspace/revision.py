@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from kaito.api import labels
 from kaito.api.resources import WORKSPACES
 from kaito.controllers.pipeline import Outcome, Proceed
-from kaito.controllers.workspace.apply import not_ours
+from kaito.controllers.workspace.apply import adopt, is_orphan_of, not_ours
+from kaito.controllers.workspace.manifests.ownership import controller_of
 from kaito.controllers.workspace.manifests.revision import (
     HISTORY_LIMIT,
     build_revision,
@@ -25,7 +26,8 @@ _NAME_LENGTHS = (5, 10, 64)
 
 
 class RevisionStep:
-    """A specification that comes back gets its old number back."""
+    """A specification that comes back gets its old number back. With the number the Workspace gets the finalizer, before
+    anything is made that would have to be taken down."""
 
     condition: ClassVar[str] = ""
     pending: ClassVar[str] = "workspacePending"
@@ -33,7 +35,7 @@ class RevisionStep:
 
     async def reconcile(self, ctx: WorkspaceContext) -> Outcome:
         hash_ = specification_hash(ctx.workspace)
-        history = _history(ctx)
+        history = await self._history(ctx)
         current = next((revision for revision in history if _hash_of(revision) == hash_), None)
         if current is None:
             made = await self._create(ctx, hash_, history)
@@ -43,8 +45,21 @@ class RevisionStep:
             history = [*history, current]
         await self._prune(ctx, current, history)
         ctx.revision = int(current["revision"])
-        await self._annotate(ctx, hash_)
+        await self._mark(ctx, hash_)
         return Proceed()
+
+    async def _history(self, ctx: WorkspaceContext) -> list[Manifest]:
+        """The Workspace's revisions; those of an earlier Workspace of the same name are not its history, unless they were
+        left to nobody."""
+        uid = ctx.workspace.metadata.uid
+        found: list[Manifest] = []
+        for stored in ctx.caches.revisions.by_label(labels.REVISION_OWNER, ctx.name, ctx.namespace):
+            owner = stored.meta.controller_owner
+            if owner is not None and owner.uid == uid:
+                found.append(stored.decode())
+            elif owner is None and is_orphan_of(ctx.workspace, revision := stored.decode()):
+                found.append(await adopt(ctx, CONTROLLER_REVISIONS, revision))
+        return found
 
     async def _create(self, ctx: WorkspaceContext, hash_: str, history: list[Manifest]) -> Manifest | Outcome:
         taken = {revision["metadata"]["name"] for revision in history}
@@ -57,7 +72,9 @@ class RevisionStep:
         except AlreadyExists:
             live = await ctx.client.get(CONTROLLER_REVISIONS, name, ctx.namespace)
         obstacle = not_ours(ctx.workspace, live, f"ControllerRevision {name}", pending=self.pending, failed=self.failed)
-        return obstacle if obstacle is not None else live
+        if obstacle is not None:
+            return obstacle
+        return live if controller_of(live) is not None else await adopt(ctx, CONTROLLER_REVISIONS, live)
 
     async def _prune(self, ctx: WorkspaceContext, current: Manifest, history: list[Manifest]) -> None:
         """Forget the oldest revisions beyond the limit, but never the current one."""
@@ -72,21 +89,19 @@ class RevisionStep:
             except NotFound:
                 continue  # someone else was faster
 
-    async def _annotate(self, ctx: WorkspaceContext, hash_: str) -> None:
-        wanted = {labels.WORKSPACE_HASH: hash_, labels.WORKSPACE_REVISION: str(ctx.revision)}
+    async def _mark(self, ctx: WorkspaceContext, hash_: str) -> None:
+        """Write the finalizer, the hash and the number to the Workspace, with one patch."""
         metadata = ctx.workspace.metadata
-        if all(metadata.annotation(key) == value for key, value in wanted.items()):
+        wanted = {labels.WORKSPACE_HASH: hash_, labels.WORKSPACE_REVISION: str(ctx.revision)}
+        marked = all(metadata.annotation(key) == value for key, value in wanted.items())
+        patch: dict[str, object] = {"uid": metadata.uid, "annotations": wanted}
+        if not metadata.has_finalizer(labels.WORKSPACE_FINALIZER):
+            # The list is replaced as a whole, so nobody may have changed it since.
+            finalizers = [*(metadata.finalizers or ()), labels.WORKSPACE_FINALIZER]
+            patch |= {"resourceVersion": metadata.resource_version, "finalizers": finalizers}
+        elif marked:
             return
-        patch = {"metadata": {"uid": metadata.uid, "annotations": wanted}}
-        await ctx.client.patch(WORKSPACES, ctx.name, patch, namespace=ctx.namespace)
-
-
-def _history(ctx: WorkspaceContext) -> list[Manifest]:
-    """The Workspace's own revisions; those of an earlier Workspace of the same name are not its history."""
-    found = ctx.caches.revisions.stored_list(ctx.namespace, labels={labels.REVISION_OWNER: ctx.name})
-    uid = ctx.workspace.metadata.uid
-    owned = (stored for stored in found if (owner := stored.meta.controller_owner) is not None and owner.uid == uid)
-    return [stored.decode() for stored in owned]
+        ctx.workspace = await ctx.client.patch(WORKSPACES, ctx.name, {"metadata": patch}, namespace=ctx.namespace)
 
 
 def _hash_of(revision: Manifest) -> str | None:

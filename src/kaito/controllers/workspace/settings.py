@@ -1,11 +1,12 @@
-"""What the environment says about the Workspace controller."""
+"""How the Workspace controller is set up, by the environment."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from kaito.models.catalogue import CLOUDS
+from kaito.api.validation import Policy
+from kaito.models import CLOUDS
 from kaito.runtime import ConfigError
 
 if TYPE_CHECKING:
@@ -13,19 +14,76 @@ if TYPE_CHECKING:
 
 DEFAULT_REGISTRY = "mcr.microsoft.com/aks/kaito"
 
+Source = Literal["machine", "nodeclaim", "byo"]
+Upgrades = Literal["never", "on-change", "rolling"]
+
+NODE_SOURCE = "KAITO_NODE_SOURCE"
+RUNTIME_IMAGE = "KAITO_RUNTIME_IMAGE"
+NODE_GRACE = "KAITO_WORKSPACE_NODE_GRACE_SECONDS"
+UPGRADE_WORKLOADS = "KAITO_UPGRADE_WORKLOADS"
+PRIVATE_URLS = "KAITO_ALLOW_PRIVATE_URLS"
+MODELS_FILE = "KAITO_MODELS_FILE"
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     registry: str = DEFAULT_REGISTRY
     """Registry and path of the public preset images (``PRESET_REGISTRY_NAME``)."""
     cloud: str = "azure"
-    """Whose instance types Workspaces name (``CLOUD_PROVIDER``): azure or aws."""
+    """Whose instance types Workspaces name (``CLOUD_PROVIDER``): azure, aws or arc."""
+    source: Source = "machine"
+    """What nodes are asked for with; ``byo``: nodes that exist are all there is."""
+    runtime_image: str = ""
+    """Image of kaito's own model server and tuner; ``{engine}`` in it stands for the engine. Empty: there is none."""
+    node_grace: float = 300.0
+    """Seconds that a node may be not Ready before another one is asked for."""
+    upgrades: Upgrades = "on-change"
+    """When a running workload becomes what this operator would make today."""
+    private_urls: bool = False
+    """Whether training data may come from addresses inside the cluster's own network."""
+    models_file: str = ""
+    """File with models beside those of the catalogue; empty for none."""
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(
+            cloud=self.cloud,
+            makes_nodes=self.source != "byo",
+            own_image=bool(self.runtime_image),
+            private_urls=self.private_urls,
+        )
 
     @staticmethod
     def from_environ(environ: Mapping[str, str]) -> Settings:
-        """Raises ConfigError for a cloud that kaito does not know."""
-        cloud = environ.get("CLOUD_PROVIDER") or "azure"
-        if cloud not in CLOUDS:
-            raise ConfigError(f"CLOUD_PROVIDER is {cloud!r}; it must be one of: {', '.join(CLOUDS)}")
-        registry = (environ.get("PRESET_REGISTRY_NAME") or DEFAULT_REGISTRY).rstrip("/")
-        return Settings(registry=registry, cloud=cloud)
+        """Raises ConfigError, which names the variable, for a value that cannot work."""
+        defaults = Settings()
+        return Settings(
+            registry=(environ.get("PRESET_REGISTRY_NAME") or DEFAULT_REGISTRY).rstrip("/"),
+            cloud=_one_of(environ, "CLOUD_PROVIDER", CLOUDS, defaults.cloud),
+            source=cast("Source", _one_of(environ, NODE_SOURCE, get_args(Source), defaults.source)),
+            runtime_image=environ.get(RUNTIME_IMAGE, ""),
+            node_grace=_seconds(environ, NODE_GRACE, defaults.node_grace),
+            upgrades=cast("Upgrades", _one_of(environ, UPGRADE_WORKLOADS, get_args(Upgrades), defaults.upgrades)),
+            private_urls=_one_of(environ, PRIVATE_URLS, ("true", "false"), "false") == "true",
+            models_file=environ.get(MODELS_FILE, ""),
+        )
+
+
+def _one_of(environ: Mapping[str, str], name: str, values: tuple[str, ...], default: str) -> str:
+    value = environ.get(name) or default
+    if value not in values:
+        raise ConfigError(f"{name} is {value!r}; it must be one of: {', '.join(values)}")
+    return value
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    text = environ.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise ConfigError(f"{name} is {text!r}; it must be a number of seconds")
+    return value

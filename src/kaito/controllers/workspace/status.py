@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from kaito.api.conditions import find, set_condition
+from kaito.api.conditions import find, is_true, set_condition
 from kaito.api.workspace import WORKSPACE_SUCCEEDED, WorkspaceStatus
 from kaito.controllers.pipeline import Finding, Step, Stop, Told, Wait
 from kaito.controllers.workspace.context import WorkspaceContext
@@ -38,7 +38,12 @@ def with_summary(report: Report) -> tuple[Finding, ...]:
 
 
 def next_status(
-    workspace: Workspace, findings: Iterable[Finding], worker_nodes: tuple[str, ...] | None, now: datetime
+    workspace: Workspace,
+    findings: Iterable[Finding],
+    worker_nodes: tuple[str, ...] | None,
+    now: datetime,
+    *,
+    target: int | None = None,
 ) -> WorkspaceStatus:
     """The status of ``workspace`` with ``findings`` as its conditions; others keep what they say."""
     conditions = workspace.status.conditions
@@ -53,9 +58,26 @@ def next_status(
             now=now,
         )
     update: dict[str, Any] = {"conditions": conditions}
-    if worker_nodes is not None:
+    if worker_nodes is not None and worker_nodes != (workspace.status.worker_nodes or ()):
         update["worker_nodes"] = worker_nodes
+    if target is not None:
+        update["target_node_count"] = target
+        update["state"] = state_of(workspace, workspace.status.model_copy(update=update))
     return workspace.status.model_copy(update=update)
+
+
+def state_of(workspace: Workspace, status: WorkspaceStatus) -> str:
+    """All of ``status`` in one word."""
+    whole = find(status.conditions, WORKSPACE_SUCCEEDED)
+    if workspace.tuning is not None:
+        if whole is not None and whole.status == "True":
+            return "Succeeded"
+        if whole is not None and whole.reason == "workspaceFailed":
+            return "Failed"
+        return "Running" if is_true(status.conditions, "JobStarted") else "Pending"
+    if whole is not None and whole.status == "True":
+        return "Ready"
+    return "NotReady" if workspace.status.state in ("Ready", "NotReady") else "Pending"
 
 
 def transitions(old: WorkspaceStatus, new: WorkspaceStatus) -> Iterator[Told]:

@@ -2,13 +2,15 @@
 
 kaito owns the fields that it writes and nothing else. What the API server defaulted, or someone added beside them, is
 not looked at; an owned field that differs is put back. Lists belong to their writer as a whole, but what was defaulted
-within their items does not count as a difference.
+within their items does not count as a difference, nor does another way of writing the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from kaito.api.quantity import Quantity
 
 if TYPE_CHECKING:
     from kaito.api.workspace import Workspace
@@ -36,34 +38,96 @@ def present(desired: Any) -> Any:
     """``desired`` without the fields that must be absent."""
     if isinstance(desired, Mapping):
         return {key: present(value) for key, value in desired.items() if value is not None}
-    if isinstance(desired, list):
+    if isinstance(desired, list | tuple):
         return [present(item) for item in desired]
     return desired
 
 
-def difference(desired: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
-    """The merge patch that brings the owned fields of ``live`` to ``desired``; empty where they agree."""
+def difference(
+    desired: Mapping[str, Any], live: Mapping[str, Any], before: Mapping[str, Any] | None = None, *, field: str = ""
+) -> dict[str, Any]:
+    """The merge patch that brings the owned fields of ``live`` to ``desired``; empty where they agree.
+
+    ``before`` is what kaito owned until now: a field of it that ``desired`` lacks is removed. ``field`` is the name under
+    which the two stand in an object of Kubernetes' own kinds.
+    """
     patch: dict[str, Any] = {}
     for key, want in desired.items():
-        have = live.get(key)
+        have, old = live.get(key), (before or {}).get(key)
         if want is None:
-            if have or have is False or have == 0:
+            if not _absent(have):
                 patch[key] = None
         elif isinstance(want, Mapping) and isinstance(have, Mapping):
-            if changed := difference(want, have):
+            if changed := difference(want, have, old if isinstance(old, Mapping) else None, field=key):
                 patch[key] = changed
-        elif not _covers(have, want):
+        elif not _covers(have, want, field, key) or _dropped(old, want, have):
             patch[key] = present(want)
+    for key in before or ():
+        if key not in desired and not _absent(live.get(key)):
+            patch[key] = None
     return patch
 
 
-def _covers(have: Any, want: Any) -> bool:
+def differing(desired: Any, live: Any, path: str = "", field: str = "") -> Iterator[str]:
+    """Paths of the owned fields in which ``live`` is not as ``desired``."""
+    if isinstance(desired, Mapping) and isinstance(live, Mapping):
+        for key, want in desired.items():
+            where = f"{path}.{key}" if path else str(key)
+            if isinstance(want, Mapping | list):
+                yield from differing(want, live.get(key), where, key)
+            elif not _covers(live.get(key), want, field, key):
+                yield where
+    elif isinstance(desired, list) and isinstance(live, list) and len(desired) == len(live):
+        for index, (want, have) in enumerate(zip(desired, live, strict=True)):
+            yield from differing(want, have, f"{path}[{index}]")
+    elif not _covers(live, desired):
+        yield path
+
+
+def _covers(have: Any, want: Any, field: str = "", key: str = "") -> bool:
+    if _absent(want):
+        return _absent(have)
     if isinstance(want, Mapping):
-        return isinstance(have, Mapping) and not difference(want, have)
+        return isinstance(have, Mapping) and not difference(want, have, field=key)
     if isinstance(want, list):
         return (
             isinstance(have, list)
             and len(have) == len(want)
             and all(_covers(item, wanted) for item, wanted in zip(have, want, strict=True))
         )
-    return bool(have == want)
+    if isinstance(have, bool) is not isinstance(want, bool):
+        return False
+    return bool(have == want) or ((field in _AMOUNTS or key in _AMOUNT) and _same_amount(have, want))
+
+
+_AMOUNTS = frozenset({"limits", "requests"})
+"""Maps of quantities in a pod."""
+_AMOUNT = frozenset({"divisor", "sizeLimit", "storage"})
+"""Quantities in a pod."""
+
+
+def _dropped(old: Any, want: Any, have: Any) -> bool:
+    """Whether an item of a list still has a field that kaito wrote into it and does not want any more."""
+    if not all(isinstance(value, list) for value in (old, want, have)) or len(have) != len(want):
+        return False
+    return any(
+        isinstance(one, Mapping)
+        and isinstance(wanted, Mapping)
+        and isinstance(live, Mapping)
+        and bool(difference(wanted, live, one))
+        for one, wanted, live in zip(old, want, have, strict=False)
+    )
+
+
+def _absent(value: Any) -> bool:
+    return value is None or value == [] or value == {}
+
+
+def _same_amount(one: Any, other: Any) -> bool:
+    """Whether both are quantities of the same amount, such as ``0.5`` and ``500m``."""
+    if not all(isinstance(value, str | int) for value in (one, other)):
+        return False
+    try:
+        return Quantity.parse(one) == Quantity.parse(other)
+    except ValueError:
+        return False

@@ -1,0 +1,113 @@
+"""What a person on call asks about Workspaces, as Prometheus metrics. No label is a user's free text."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import Histogram
+from prometheus_client.core import GaugeMetricFamily
+
+from kaito.api import labels
+from kaito.api.conditions import find, is_true
+from kaito.api.workspace import WORKSPACE_SUCCEEDED
+from kaito.controllers.workspace import facts
+from kaito.controllers.workspace.claims import claims_of
+from kaito.runtime import CacheError, parse_time
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from prometheus_client import CollectorRegistry
+
+    from kaito.api.workspace import Workspace, WorkspaceStatus
+    from kaito.controllers.workspace.context import Caches
+    from kaito.controllers.workspace.upgrades import Upgrades
+
+PHASES = ("succeeded", "error", "pending", "deleting")
+_BUCKETS = (1, 5, 15, 30, 60, 120, 300, 600, 900, 1200, 1800, 3600, 7200)
+
+
+class WorkspaceMetrics:
+    """Durations, as they are observed."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._ready = Histogram(
+            "kaito_workspace_ready_seconds",
+            "From the creation of a Workspace until it succeeded for the first time.",
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self._step = Histogram(
+            "kaito_workspace_step_seconds",
+            "How long a condition of a Workspace was not True before it became True.",
+            ["condition"],
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+
+    def moved(self, workspace: Workspace, before: WorkspaceStatus, after: WorkspaceStatus, now: datetime) -> None:
+        """A status was written."""
+        created = workspace.metadata.creation_timestamp
+        for condition in after.conditions or ():
+            old = find(before.conditions, condition.type)
+            if condition.status != "True" or (old is not None and old.status == "True"):
+                continue
+            began = old.last_transition_time if old is not None else created
+            if began:
+                self._step.labels(condition.type).observe(max(0.0, (now - parse_time(began)).total_seconds()))
+            if condition.type == WORKSPACE_SUCCEEDED and created and _first(before):
+                self._ready.observe(max(0.0, (now - parse_time(created)).total_seconds()))
+
+
+class WorkspaceCensus:
+    """Counts, taken from the caches whenever they are asked for."""
+
+    def __init__(self, caches: Caches, upgrades: Upgrades) -> None:
+        self._caches = caches
+        self._upgrades = upgrades
+
+    def describe(self) -> list[Any]:
+        return []  # taken at scrape time: there may be no cache yet
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        try:
+            workspaces = self._caches.workspaces.list()
+            nodes = self._caches.nodes.list()
+        except CacheError:
+            return
+        phases = Tally(phase_of(workspace) for workspace in workspaces)
+        counted = GaugeMetricFamily("kaito_workspace_count", "Workspaces by phase.", labels=["phase"])
+        for phase in PHASES:
+            counted.add_metric([phase], phases[phase])
+        yield counted
+        held = GaugeMetricFamily(
+            "kaito_workspace_gpu_nodes", "Nodes that Workspaces hold, by instance type.", labels=["instance_type"]
+        )
+        sizes = Tally(
+            facts.labels_of(node).get(labels.INSTANCE_TYPE, "unknown") for node in nodes if any(claims_of(node))
+        )
+        for size, number in sorted(sizes.items()):
+            held.add_metric([size], number)
+        yield held
+        outdated = GaugeMetricFamily(
+            "kaito_workspace_outdated", "Workloads that this operator would make differently today."
+        )
+        outdated.add_metric([], len(self._upgrades.outdated))
+        yield outdated
+
+
+def phase_of(workspace: Workspace) -> str:
+    if workspace.metadata.deletion_timestamp is not None:
+        return "deleting"
+    conditions = workspace.status.conditions
+    if is_true(conditions, WORKSPACE_SUCCEEDED):
+        return "succeeded"
+    whole = find(conditions, WORKSPACE_SUCCEEDED)
+    return "error" if whole is not None and whole.reason == "workspaceFailed" else "pending"
+
+
+def _first(before: WorkspaceStatus) -> bool:
+    """Whether the Workspace has never succeeded yet, as far as its status tells."""
+    return before.state in (None, "Pending", "Running")
