@@ -83,7 +83,7 @@ async def running(control_plane: ControlPlane, *controllers: Controller) -> Asyn
 
 def sample(manager: Manager, name: str, **labels: str) -> float:
     value = manager.metrics.get_sample_value(name, labels)
-    assert isinstance(value, float)
+    assert value is not None
     return value
 
 

@@ -177,8 +177,8 @@ async def test_a_reconciler_that_holds_the_loop_is_named_for_its_piece_and_not_f
     run = ControllerRun(Controller("slow", Slow(), sources=(Timer(1e6),)), Cache(rest, metrics), metrics)
     run.enqueue(Key("", "holds"))
     work = asyncio.create_task(run.work())
-    done = metrics.reconcile_total.labels("slow", "success")
-    await eventually(lambda: done._value.get() == 2)
+    done = {"controller": "slow", "result": "success"}
+    await eventually(lambda: metrics.registry.get_sample_value("controller_runtime_reconcile_total", done) == 2)
     await cancel_and_wait(work)
     await rest.aclose()
     assert holds(metrics) == {"slow": 1.0}

@@ -39,7 +39,7 @@ def test_a_logger_made_before_the_configuration_follows_it() -> None:
 def test_a_line_names_the_reconcile_it_belongs_to() -> None:
     stream = io.StringIO()
     configure_logging("info", stream=stream)
-    token = reconcile_scope.set(ReconcileScope("workspace", "ns", "name", "1234", set()))
+    token = reconcile_scope.set(ReconcileScope("workspace", "ns", "name", "1234"))
     try:
         get_logger("x").info("inside")
     finally:

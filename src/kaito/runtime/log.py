@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import random
 import sys
 from collections.abc import MutableMapping
 from contextvars import ContextVar
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, final
 
 
 def _without_rich() -> ModuleType:
@@ -28,15 +29,26 @@ else:
     structlog = _without_rich()
 
 
-class ReconcileScope(NamedTuple):
+@final
+class ReconcileScope:
     """What a line logged during a reconcile is about."""
 
-    controller: str
-    namespace: str
-    name: str
-    reconcile_id: str
-    writes: set[str]
-    """What the reconcile has written so far: resource versions, and the uids of what it deleted."""
+    __slots__ = ("_id", "controller", "name", "namespace", "writes")
+
+    def __init__(self, controller: str, namespace: str, name: str, reconcile_id: str = "") -> None:
+        self.controller = controller
+        self.namespace = namespace
+        self.name = name
+        self.writes: set[str] = set()
+        """What the reconcile has written so far: resource versions, and the uids of what it deleted."""
+        self._id = reconcile_id
+
+    @property
+    def reconcile_id(self) -> str:
+        """16 hexadecimal digits of its own; made when something is logged."""
+        if not self._id:
+            self._id = f"{random.getrandbits(64):016x}"
+        return self._id
 
 
 # The values of local variables, which structlog shows by default, hold credentials and the content of Secrets.

@@ -40,16 +40,17 @@ RECONCILE_RESULTS = ("error", "requeue", "requeue_after", "success")
 
 @final
 class DurationHistogram:
-    """Counts per bucket of ``DURATION_BUCKETS``, and beyond."""
+    """Counts per bucket of ``bounds``, upper bounds in seconds, and beyond."""
 
-    __slots__ = ("counts", "total")
+    __slots__ = ("bounds", "counts", "total")
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(DURATION_BUCKETS) + 1)
+    def __init__(self, bounds: tuple[float, ...] = DURATION_BUCKETS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
     def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(DURATION_BUCKETS, seconds)] += 1
+        self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
 
 
@@ -70,19 +71,15 @@ class QueueStatistics:
 
 @final
 class ControllerMetrics:
-    """The series of one controller, all at zero from the start so that ``rate()`` works."""
+    """What one controller has counted: plain numbers, which its workers change and a scrape reads."""
 
-    __slots__ = ("active", "errors", "panics", "results", "terminal_errors", "time", "timeouts")
+    __slots__ = ("active", "errors", "max_concurrent", "panics", "results", "terminal_errors", "time", "timeouts")
 
-    def __init__(self, metrics: RuntimeMetrics, controller: str, max_concurrent: int) -> None:
-        self.results = {result: metrics.reconcile_total.labels(controller, result) for result in RECONCILE_RESULTS}
-        self.errors = metrics.reconcile_errors_total.labels(controller)
-        self.terminal_errors = metrics.terminal_reconcile_errors_total.labels(controller)
-        self.panics = metrics.reconcile_panics_total.labels(controller)
-        self.timeouts = metrics.reconcile_timeouts_total.labels(controller)
-        self.time = metrics.reconcile_time_seconds.labels(controller)
-        self.active = metrics.active_workers.labels(controller)
-        metrics.max_concurrent_reconciles.labels(controller).set(max_concurrent)
+    def __init__(self, max_concurrent: int) -> None:
+        self.max_concurrent = max_concurrent
+        self.results = dict.fromkeys(RECONCILE_RESULTS, 0)
+        self.errors = self.terminal_errors = self.panics = self.timeouts = self.active = 0
+        self.time = DurationHistogram(RECONCILE_BUCKETS)
 
 
 @final
@@ -93,7 +90,9 @@ class RuntimeMetrics:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # not annotated there
         self.registry = registry or CollectorRegistry(auto_describe=False)
         self._queues = _QueueCollector()
+        self._controllers = _ControllerCollector()
         self.registry.register(self._queues)
+        self.registry.register(self._controllers)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=self.registry)
@@ -104,25 +103,7 @@ class RuntimeMetrics:
         def histogram(name: str, text: str, buckets: Iterable[float], *labels: str) -> Histogram:
             return Histogram(name, text, labels, buckets=tuple(buckets), registry=self.registry)
 
-        by_controller = "controller"
         prefix = "controller_runtime"
-        self.reconcile_total = counter(f"{prefix}_reconcile_total", "Reconciles by result", by_controller, "result")
-        self.reconcile_errors_total = counter(f"{prefix}_reconcile_errors_total", "Failed reconciles", by_controller)
-        self.terminal_reconcile_errors_total = counter(
-            f"{prefix}_terminal_reconcile_errors_total", "Reconciles that failed for good", by_controller
-        )
-        self.reconcile_panics_total = counter(
-            f"{prefix}_reconcile_panics_total", "Reconciles that raised a bug", by_controller
-        )
-        self.reconcile_timeouts_total = counter(
-            f"{prefix}_reconcile_timeouts_total", "Reconciles stopped by their time limit", by_controller
-        )
-        self.reconcile_time_seconds = histogram(
-            f"{prefix}_reconcile_time_seconds", "Length of a reconcile", RECONCILE_BUCKETS, by_controller
-        )
-        self.max_concurrent_reconciles = gauge(f"{prefix}_max_concurrent_reconciles", "Workers", by_controller)
-        self.active_workers = gauge(f"{prefix}_active_workers", "Workers that are reconciling", by_controller)
-
         self.requests_total = counter("rest_client_requests_total", "HTTP requests", "code", "method", "host")
         self.request_duration = histogram(
             "rest_client_request_duration_seconds", "Length of an HTTP request", REQUEST_BUCKETS, "verb", "host"
@@ -198,7 +179,10 @@ class RuntimeMetrics:
         self.fence_refusals_total = counter(f"{own}_fence_refusals_total", "Writes refused without a certain lease")
 
     def for_controller(self, controller: str, max_concurrent: int) -> ControllerMetrics:
-        return ControllerMetrics(self, controller, max_concurrent)
+        """The series of ``controller``, all at zero from the start so that ``rate()`` works. They outlive it."""
+        found = self._controllers.sources.setdefault(controller, ControllerMetrics(max_concurrent))
+        found.max_concurrent = max_concurrent
+        return found
 
     def watch_queue(self, controller: str, statistics: Callable[[], QueueStatistics]) -> None:
         """Report the queue of ``controller`` from now on."""
@@ -243,6 +227,38 @@ class _QueueCollector(Collector):
         yield from (depth, adds, retries, waited, worked, unfinished, longest)
 
 
+@final
+class _ControllerCollector(Collector):
+    def __init__(self) -> None:
+        self.sources: dict[str, ControllerMetrics] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        labels, prefix = ["controller"], "controller_runtime"
+        results = CounterMetricFamily(f"{prefix}_reconcile_total", "Reconciles by result", labels=[*labels, "result"])
+        errors = CounterMetricFamily(f"{prefix}_reconcile_errors_total", "Failed reconciles", labels=labels)
+        terminal = CounterMetricFamily(
+            f"{prefix}_terminal_reconcile_errors_total", "Reconciles that failed for good", labels=labels
+        )
+        panics = CounterMetricFamily(f"{prefix}_reconcile_panics_total", "Reconciles that raised a bug", labels=labels)
+        timeouts = CounterMetricFamily(
+            f"{prefix}_reconcile_timeouts_total", "Reconciles stopped by their time limit", labels=labels
+        )
+        times = HistogramMetricFamily(f"{prefix}_reconcile_time_seconds", "Length of a reconcile", labels=labels)
+        workers = GaugeMetricFamily(f"{prefix}_max_concurrent_reconciles", "Workers", labels=labels)
+        active = GaugeMetricFamily(f"{prefix}_active_workers", "Workers that are reconciling", labels=labels)
+        for controller, counted in self.sources.items():
+            for result, count in counted.results.items():
+                results.add_metric([controller, result], count)
+            errors.add_metric([controller], counted.errors)
+            terminal.add_metric([controller], counted.terminal_errors)
+            panics.add_metric([controller], counted.panics)
+            timeouts.add_metric([controller], counted.timeouts)
+            times.add_metric([controller], _cumulative(counted.time), counted.time.total)
+            workers.add_metric([controller], counted.max_concurrent)
+            active.add_metric([controller], counted.active)
+        yield from (results, errors, terminal, panics, timeouts, times, workers, active)
+
+
 def _bounded(depth: dict[int, int]) -> dict[str, int]:
     bounded = {"0": depth.get(0, 0)}
     others = sorted((priority for priority in depth if priority), reverse=True)
@@ -257,7 +273,7 @@ def _bounded(depth: dict[int, int]) -> dict[str, int]:
 def _cumulative(histogram: DurationHistogram) -> list[tuple[str, float]]:
     buckets: list[tuple[str, float]] = []
     count = 0
-    for bound, in_bucket in zip((*map(repr, DURATION_BUCKETS), "+Inf"), histogram.counts, strict=True):
+    for bound, in_bucket in zip((*map(repr, histogram.bounds), "+Inf"), histogram.counts, strict=True):
         count += in_bucket
         buckets.append((bound, count))
     return buckets

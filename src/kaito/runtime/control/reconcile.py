@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from kaito.runtime.objects.resource import Key
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """What to reconcile: a key, never an event. ``attempt`` counts the failures of this key since its last success."""
 
     key: Key
     attempt: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """When to look again; without ``requeue_after``, when something changes."""
 
     requeue_after: float | None = None

@@ -203,10 +203,10 @@ class ControllerRun:
 
     async def _reconcile(self, key: Key, priority: int) -> None:
         queue, series, controller = self._queue, self._series, self.controller
-        scope = ReconcileScope(controller.name, key.namespace, key.name, f"{random.getrandbits(64):016x}", set())
+        scope = ReconcileScope(controller.name, key.namespace, key.name)
         token = reconcile_scope.set(scope)
         self._causes[key] = set()
-        series.active.inc()
+        series.active += 1
         loop = asyncio.get_running_loop()
         started = loop.time()
         outcome = "error"
@@ -214,26 +214,26 @@ class ControllerRun:
             result = await self._holds.run(controller.name, self._call(Request(key, queue.failures(key))))
             outcome = self._succeeded(key, priority, result, scope.writes)
         except TerminalError as error:
-            series.errors.inc()
-            series.terminal_errors.inc()
+            series.errors += 1
+            series.terminal_errors += 1
             queue.forget(key)
             _log.error("reconcile failed for good", error=str(error))
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and _cancelled():
                 raise
             # A reconcile that awaits something which somebody else has cancelled fails like any other.
-            series.errors.inc()
+            series.errors += 1
             if isinstance(error, _BUGS):
-                series.panics.inc()
+                series.panics += 1
             self._again(key, priority, scope.writes)
             _log.warning(
                 "reconcile failed", error=f"{type(error).__name__}: {error}", attempt=queue.failures(key), exc_info=True
             )
         finally:
             del self._causes[key]
-            series.results[outcome].inc()
+            series.results[outcome] += 1
             series.time.observe(loop.time() - started)
-            series.active.dec()
+            series.active -= 1
             reconcile_scope.reset(token)
 
     def _succeeded(self, key: Key, priority: int, result: Result | None, own_writes: set[str]) -> str:
@@ -265,5 +265,5 @@ class ControllerRun:
                 return await self.controller.reconciler.reconcile(request)
         except TimeoutError:
             if scope.expired():
-                self._series.timeouts.inc()
+                self._series.timeouts += 1
             raise

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from kaito.runtime.objects.resource import Resource
 from kaito.runtime.objects.stored import Stored
@@ -19,8 +20,7 @@ class EventType(enum.StrEnum):
     DELETED = "DELETED"
 
 
-@dataclass(frozen=True, slots=True)
-class Event(Generic[T]):
+class Event(msgspec.Struct, Generic[T], frozen=True):
     """A change that the store already holds.
 
     ADDED has ``new``, UPDATED has both, DELETED has ``old``: the last state that was seen.
@@ -40,7 +40,7 @@ class Event(Generic[T]):
         """The same event of objects that are decoded by ``resource``."""
         old = None if self.old is None else self.old.read_as(resource)
         new = None if self.new is None else self.new.read_as(resource)
-        return self if old is self.old and new is self.new else replace(self, old=old, new=new)
+        return self if old is self.old and new is self.new else msgspec.structs.replace(self, old=old, new=new)
 
     @property
     def unchanged(self) -> bool:
