@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import re
 import signal
 import sys
 import time
+from contextlib import redirect_stdout
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from azure.core.exceptions import HttpResponseError
 
 from devcluster.arm.conftest import BODY, POOLS, SITE, Arm
 from kaito.devcluster.arm import ArmOptions, Fault, Plan, Pool, build_nodes, joining
@@ -230,25 +233,10 @@ async def test_the_emulator_alone(tmp_path: Any) -> None:
 
 
 def pools_by_sdk(url: str) -> None:
-    from azure.core.credentials import AccessToken
-    from azure.core.pipeline.policies import SansIOHTTPPolicy
-    from azure.mgmt.containerservice import ContainerServiceClient
-
-    class Anyone:
-        def get_token(self, *scopes: str, **options: Any) -> AccessToken:
-            return AccessToken("any", 2**31)
-
-    class PlainHttp(SansIOHTTPPolicy[Any, Any]):
-        def on_request(self, request: Any) -> None:
-            request.context.options.setdefault("enforce_https", False)
-
-    with ContainerServiceClient(
-        Anyone(), "00000000-0000-0000-0000-000000000000", url, per_call_policies=[PlainHttp()], polling_interval=0
-    ) as client:
-        pool = {"properties": {"vmSize": "Standard_NC6s_v3", "count": 1}}
-        made = client.agent_pools.begin_create_or_update("kaito", "kaito", "gpu1", pool).result()
-        assert made.provisioning_state == "Succeeded"
-        assert [each.name for each in client.agent_pools.list("kaito", "kaito")] == ["gpu1"]
-        client.agent_pools.begin_delete("kaito", "kaito", "gpu1").result()
-        with pytest.raises(HttpResponseError, match="Agent Pool not found"):
-            client.agent_pools.get("kaito", "kaito", "gpu1")
+    """What docs/local-cluster.md shows."""
+    page = (Path(__file__).parents[3] / "docs" / "local-cluster.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "azure.mgmt" in block]
+    told = io.StringIO()
+    with redirect_stdout(told):
+        exec(code.replace("http://127.0.0.1:8099", url).replace("polling_interval=1", "polling_interval=0"), {})
+    assert told.getvalue().splitlines() == ["gpu1 Succeeded", "['gpu1']"]
