@@ -534,3 +534,14 @@ async def test_sizes_that_the_subscription_may_not_use_are_not_offered() -> None
         ]
     }
     assert list(instance_types(page)) == [InstanceType("Standard_NC24ads_A100_v4", 24, 0.0, 1, ("2",))]
+
+
+async def test_all_who_wait_for_the_clusters_state_share_an_error(aks: AksProvider, arm: ArmEmulator) -> None:
+    away = ArmError(503, "ServiceUnavailable", "later")
+    fault = arm.faults.add(Fault(method="CLUSTER", error=away, delay=0.1, count=-1))
+    specs = [replace(SPEC, name=f"ws{number}", owner=f"u{number}") for number in range(20)]
+    outcomes = await asyncio.gather(*map(aks.create, specs), return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {Unavailable}
+    assert fault.hits == 1
+    arm.faults.clear()
+    await aks.create(SPEC)

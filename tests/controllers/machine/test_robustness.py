@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from controllers.machine.conftest import World
 from kaito.devcluster.arm import build_nodes, joining
 from kaito.provisioner import CloudProvider, Instance, InstanceSpec, InstanceType
-from kaito.runtime import NODES, Conflict
+from kaito.runtime import CUSTOM_RESOURCE_DEFINITIONS, NODES, Conflict, manifest_resource
 from support.waiting import eventually
 
 
@@ -147,3 +148,53 @@ async def test_how_a_cloud_writes_the_ids_of_its_machines_is_its_affair(world: W
         assert (await world.ready()).status.provider_id == provider_id
         await world.delete()
         await world.gone()
+
+
+@pytest.fixture
+async def any_machine_goes(world: World) -> AsyncIterator[None]:
+    """As long as the test runs, the API server checks no Machine."""
+
+    async def change(schema: dict[str, Any]) -> dict[str, Any]:
+        definition = await world.client.get(CUSTOM_RESOURCE_DEFINITIONS, "machines.karpenter.sh")
+        version = definition["spec"]["versions"][0]["schema"]
+        before: dict[str, Any] = version["openAPIV3Schema"]
+        version["openAPIV3Schema"] = schema
+        await world.client.update(CUSTOM_RESOURCE_DEFINITIONS, definition)
+        return before
+
+    before = await change({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
+    yield
+    await change(before)
+
+
+async def test_a_claim_that_cannot_be_read_goes_all_the_same_and_stands_in_nobodys_way(
+    world: World, any_machine_goes: None
+) -> None:
+    """Such as one from before a rule of its schema."""
+    raw = manifest_resource("karpenter.sh", "v1alpha5", "Machine", "machines", namespaced=False)
+    async with world.running():
+        await world.make()
+        await world.ready()
+
+    async def spoiled() -> bool:
+        await world.client.patch(raw, world.name, {"spec": {"taints": "none, thank you"}})
+        return bool((await world.client.get(raw, world.name))["spec"]["taints"] == "none, thank you")
+
+    await eventually(spoiled)
+    world.settings = replace(world.settings, garbage_interval=0.1)
+    async with world.running():
+        await world.make("other")
+
+        async def other_is_ready() -> bool:
+            return bool((await world.machine("other")).status.node_name)
+
+        await eventually(other_is_ready)
+        await world.client.delete(raw, world.name)
+
+        async def gone() -> bool:
+            return world.name not in {each["metadata"]["name"] for each in await world.client.list(raw)}
+
+        await eventually(gone)
+        assert world.pools == ["other"]
+        await world.delete("other")
+        await world.gone("other")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kaito.controllers.machine import heartbeat, nodes
 from kaito.controllers.machine.breaker import Breaker
-from kaito.controllers.machine.claims import MACHINE, Claim
+from kaito.controllers.machine.claims import MACHINE, Claim, readable
 from kaito.controllers.machine.cloud import Cloud
 from kaito.controllers.machine.garbage import GarbageCollector
 from kaito.controllers.machine.heartbeat import Heartbeats
@@ -96,6 +96,4 @@ def _key(name: str) -> Iterable[Key]:
 
 def _claims(listers: Mapping[ClaimKind, Lister[Any]]) -> Iterable[Claim]:
     for kind, lister in listers.items():
-        for stored in lister.stored_list():
-            if kind.is_ours(stored):
-                yield Claim(kind, stored.decode())
+        yield from readable(kind, lister.stored_list())

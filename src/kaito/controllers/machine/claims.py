@@ -7,7 +7,7 @@ and nowhere else in the controller: everything beyond reads a ``Claim``, and fin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol, final
@@ -19,7 +19,7 @@ from kaito.api.meta import ConditionStatus, Model, ObjectMeta
 from kaito.api.nodeclaim import NodeClaim, NodeClaimCondition
 from kaito.api.resources import MACHINES, NODE_CLAIMS
 from kaito.controllers.pipeline import Finding
-from kaito.runtime import Resource, Stored, parse_time
+from kaito.runtime import DecodeError, Resource, Stored, get_logger, parse_time
 
 LAUNCHED, REGISTERED, INITIALIZED, READY = "Launched", "Registered", "Initialized", "Ready"
 NODE_READY: Final = "NodeReady"
@@ -29,6 +29,7 @@ DRIFTED: Final = "Drifted"
 
 ClaimObject = Machine | NodeClaim
 
+_log = get_logger("machine")
 _DURATION_PART = re.compile(r"([0-9]+)([smh])")
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -61,6 +62,10 @@ class ClaimKind(Protocol):
 
     def is_ours(self, stored: Stored[Any]) -> bool:
         """Whether a claim asks kaito for its node: others may use the kind for their own ends."""
+        ...
+
+    def bare(self, stored: Stored[Any]) -> ClaimObject:
+        """The claim without all but its metadata, where the rest cannot be read."""
         ...
 
     def conditions(
@@ -172,6 +177,9 @@ class MachineKind:
     def is_ours(self, stored: Stored[Any]) -> bool:
         return _labelled(stored) or labels.TERMINATION_FINALIZER in stored.meta.finalizers
 
+    def bare(self, stored: Stored[Any]) -> ClaimObject:
+        return Machine(metadata=_metadata(stored))
+
     def conditions(
         self, claim: Claim, found: Iterable[Finding], dropped: Iterable[str], now: datetime
     ) -> tuple[Model, ...]:
@@ -206,6 +214,9 @@ class NodeClaimKind:
         ours = (nodeclaim.NODE_CLASS_GROUP, nodeclaim.NODE_CLASS_KIND)
         return reference is not None and (reference.group, reference.kind) == ours
 
+    def bare(self, stored: Stored[Any]) -> ClaimObject:
+        return NodeClaim(metadata=_metadata(stored))
+
     def conditions(
         self, claim: Claim, found: Iterable[Finding], dropped: Iterable[str], now: datetime
     ) -> tuple[Model, ...]:
@@ -225,6 +236,30 @@ class NodeClaimKind:
 MACHINE: Final[ClaimKind] = MachineKind()
 NODE_CLAIM: Final[ClaimKind] = NodeClaimKind()
 KINDS: Final[Mapping[str, ClaimKind]] = {kind.name: kind for kind in (MACHINE, NODE_CLAIM)}
+
+
+def readable(kind: ClaimKind, stored: Iterable[Stored[Any]]) -> Iterator[Claim]:
+    """The claims among ``stored`` that are ours and can be read: one that cannot does not stand in the way of the others."""
+    for each in stored:
+        try:
+            if kind.is_ours(each):
+                yield Claim(kind, each.decode())
+        except (DecodeError, ValueError) as error:
+            _log.warning("a claim cannot be read", kind=kind.name, claim=each.key.name, error=str(error))
+
+
+def _metadata(stored: Stored[Any]) -> ObjectMeta:
+    meta = stored.meta
+    return ObjectMeta(
+        name=meta.name,
+        uid=meta.uid,
+        resource_version=meta.resource_version,
+        creation_timestamp=meta.creation_timestamp,
+        deletion_timestamp=meta.deletion_timestamp,
+        labels=meta.labels,
+        annotations=meta.annotations,
+        finalizers=meta.finalizers,
+    )
 
 
 def _labelled(stored: Stored[Any]) -> bool:

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, final
 from kaito.api import labels
 from kaito.api.resources import WORKSPACES
 from kaito.controllers.machine import nodes
-from kaito.controllers.machine.claims import Claim
+from kaito.controllers.machine.claims import Claim, readable
 from kaito.controllers.machine.metrics import GARBAGE_COLLECTED
 from kaito.controllers.machine.termination import release_node
 from kaito.provisioner import InstanceNotFound, InstanceState, ProviderError
 from kaito.runtime import (
-    DecodeError,
     NotFound,
     ObjectMeta,
     ObjectReference,
@@ -204,12 +203,7 @@ class GarbageCollector:
 
     def _claims(self) -> Iterable[Claim]:
         for kind, lister in self._listers.items():
-            for stored in lister.stored_list():
-                try:
-                    if kind.is_ours(stored):
-                        yield Claim(kind, stored.decode())
-                except (DecodeError, ValueError) as error:
-                    _log.warning("a claim cannot be read", claim=stored.key.name, error=str(error))
+            yield from readable(kind, lister.stored_list())
 
     async def _attempt(self, what: str, removal: Awaitable[None]) -> None:
         """One removal, whose failure must not keep the others; the next round finds it again."""

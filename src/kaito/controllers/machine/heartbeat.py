@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, final
 
 from kaito.api import labels
-from kaito.controllers.machine.claims import READY, Claim
+from kaito.controllers.machine.claims import READY, readable
 from kaito.runtime import Request, Result, RuntimeFault, format_time, get_logger
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ class Heartbeats:
         self._clock = clock
 
     async def reconcile(self, request: Request) -> Result | None:
-        for stored in self._claims.stored_list():
-            claim = Claim(self._kind, stored.decode())
+        for claim in readable(self._kind, self._claims.stored_list()):
             if claim.deleting or not claim.holds(READY):
                 continue
             value = f'"{format_time(self._clock.now())}"'

@@ -21,6 +21,7 @@ from kaito.controllers.machine.steps import ClaimStep, held_up
 from kaito.controllers.machine.termination import REMOVAL, release_nodes
 from kaito.controllers.pipeline import EventKind, Finding, Report, run, write_status
 from kaito.runtime import (
+    DecodeError,
     Invalid,
     NotFound,
     ObjectReference,
@@ -55,6 +56,15 @@ claim_matters = any_of(generation_changed, deletion_marked, labels_changed)
 """The controller's own writes of status bring it nothing new."""
 
 _log = get_logger("machine")
+
+
+def _unreadable(stored: Stored[Any]) -> bool:
+    try:
+        stored.decode()
+    except DecodeError as error:
+        _log.warning("a claim is ended that cannot be read", claim=stored.key.name, error=str(error))
+        return True
+    return False
 
 
 class ClaimReconciler:
@@ -149,16 +159,11 @@ class ClaimReconciler:
         return remarks
 
     async def _finish(self, stored: Stored[Any]) -> Result | None:
-        ctx = self._context(stored, stored.decode())
+        ctx = self._context(stored, self._kind.bare(stored) if (unreadable := _unreadable(stored)) else stored.decode())
         report = await run(REMOVAL, ctx, held_up)
         if report.stop is not None:
-            try:
-                await self._write_status(ctx, ending(report.findings), report)
-            except NotFound:
-                return None
-            except Invalid as error:
-                # An object from before a rule of its schema: its instance goes all the same.
-                _log.warning("the status of a claim cannot be written", claim=ctx.name, error=error.message)
+            if not unreadable:
+                await self._tell_ending(ctx, report)
             return report.result()
         if not ctx.foreign:
             await release_nodes(ctx)
@@ -169,6 +174,15 @@ class ClaimReconciler:
         self._metrics.terminated(ctx.claim, DELETED, self._lasted(ctx))
         ctx.emit("Normal", "Terminated", "nothing is left of the instance")
         return None
+
+    async def _tell_ending(self, ctx: ClaimContext, report: Report) -> None:
+        try:
+            await self._write_status(ctx, ending(report.findings), report)
+        except NotFound:
+            return
+        except Invalid as error:
+            # An object from before a rule of its schema: its instance goes all the same.
+            _log.warning("the status of a claim cannot be written", claim=ctx.name, error=error.message)
 
     def _lasted(self, ctx: ClaimContext) -> float:
         """Seconds that the deletion took."""

@@ -46,6 +46,8 @@ class DrainStep:
         if instance is None or instance.owner != ctx.uid or instance.state is InstanceState.DELETING:
             return Proceed("InstanceGoing", "the machine behind the Node is gone or going")
         deadline, pause = drain_deadline(ctx), ctx.settings.drain_interval
+        if ctx.now >= deadline:
+            return Proceed("DrainTimedOut", "the time for draining is over")
         for node in found:
             await _cordon(ctx.client, node)
             waiting = await drain(ctx.client, nodes.name_of(node), ctx.now, deadline, pause)

@@ -34,7 +34,7 @@ from kaito.provisioner.provider import InstanceState
 from kaito.provisioner.registry import unguarded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from kaito.provisioner.aks.config import AksConfig
     from kaito.provisioner.provider import Guard, Instance, InstanceSpec, InstanceType
@@ -156,13 +156,14 @@ class AksProvider:
 
         Raises ClusterNotReady. One request answers for all calls of the next seconds.
         """
-        async with self._state.asking:
-            if not self._state.known:
-                async with self._call(self._reads):
-                    cluster = await self._client.managed_clusters.get(self._group, self._cluster)
-                power = cluster.power_state or {}
-                self._state.learn(cluster.provisioning_state or "", power.get("code") or "Running")
-            self._state.check(self._cluster)
+        await self._state.ask(self._look_at_cluster)
+        self._state.check(self._cluster)
+
+    async def _look_at_cluster(self) -> tuple[str, str]:
+        async with self._call(self._reads):
+            cluster = await self._client.managed_clusters.get(self._group, self._cluster)
+        power = cluster.power_state or {}
+        return cluster.provisioning_state or "", power.get("code") or "Running"
 
     @asynccontextmanager
     async def _call(self, throttle: Throttle) -> AsyncIterator[None]:
@@ -190,15 +191,23 @@ class _ClusterState:
         self._ttl = ttl
         self._until = 0.0
         self._provisioning = self._power = ""
-        self.asking = asyncio.Lock()
+        self._asking = asyncio.Lock()
+        self._failure: tuple[float, ProviderError] | None = None
 
-    @property
-    def known(self) -> bool:
-        return time.monotonic() < self._until
-
-    def learn(self, provisioning: str, power: str) -> None:
-        self._provisioning, self._power = provisioning, power
-        self._until = time.monotonic() + self._ttl
+    async def ask(self, look: Callable[[], Awaitable[tuple[str, str]]]) -> None:
+        """Ask, unless that is known; all who wait for the same answer share it, also where it is an error."""
+        arrived = time.monotonic()
+        async with self._asking:
+            if time.monotonic() < self._until:
+                return
+            if self._failure is not None and self._failure[0] >= arrived:
+                raise self._failure[1]
+            try:
+                self._provisioning, self._power = await look()
+            except ProviderError as error:
+                self._failure = time.monotonic(), error
+                raise
+            self._until = time.monotonic() + self._ttl
 
     def forget(self) -> None:
         self._until = 0.0
