@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable, Mapping, Sequence
 
-    from kaito.runtime import ManagerOptions, RestConfig
+    from kaito.runtime import Manager, ManagerOptions, RestConfig
+    from kaito.webhooks import WebhookOptions
 
 
 def run(
@@ -150,6 +151,19 @@ def run(
             "(images stay, too), or rolling, one Workspace at a time; default: on-change.",
         ),
     ] = None,
+    webhook: Annotated[
+        bool, typer.Option("--webhook/--no-webhook", help="Serve the admission webhook for Workspaces.")
+    ] = False,
+    webhook_port: Annotated[
+        int, typer.Option(envvar="WEBHOOK_PORT", help="Port of the admission webhook; 0 for any that is free.")
+    ] = 9443,
+    webhook_service: Annotated[
+        str, typer.Option(envvar="WEBHOOK_SERVICE", help="Service through which the API server calls the webhook.")
+    ] = "kaito-webhook-service",
+    webhook_namespace: Annotated[
+        str | None,
+        typer.Option(envvar="SYSTEM_NAMESPACE", help="Namespace of that Service; by default the process's own."),
+    ] = None,
     feature_gates: Annotated[
         str | None,
         typer.Option(
@@ -209,25 +223,47 @@ def run(
             election=election,
             grace_period=grace_period,
         )
+        served = None
+        if webhook:
+            from kaito.webhooks import WebhookOptions
+
+            served = WebhookOptions(webhook_namespace or config.namespace, webhook_service, f":{webhook_port}")
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_run(config, options, names, environ))
+            runner.run(_run(config, options, names, environ, served))
     except (ConfigError, ValueError) as error:
         fail(error)
     except Exception as error:  # already logged, with the part that failed
         fail(error, code=1)
 
 
-async def _run(config: RestConfig, options: ManagerOptions, names: Sequence[str], environ: Mapping[str, str]) -> None:
+async def _run(
+    config: RestConfig,
+    options: ManagerOptions,
+    names: Sequence[str],
+    environ: Mapping[str, str],
+    served: WebhookOptions | None,
+) -> None:
     from kaito.runtime import Manager, load_controllers
 
     manager = Manager(config, options)
     try:
         for setup in load_controllers(names):
             setup(manager, environ)
+        if served is not None:
+            _serve_webhook(manager, environ, served)
     except BaseException:
         await manager.rest.aclose()
         raise
     await manager.run(handle_signals=True)
+
+
+def _serve_webhook(manager: Manager, environ: Mapping[str, str], served: WebhookOptions) -> None:
+    from kaito import webhooks
+    from kaito.controllers.workspace import catalogue_of
+    from kaito.controllers.workspace.settings import Settings
+
+    settings = Settings.from_environ(environ)
+    webhooks.setup(manager, catalogue_of(settings), settings.policy, served)
 
 
 def _loop_factory() -> Callable[[], AbstractEventLoop] | None:

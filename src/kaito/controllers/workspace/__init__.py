@@ -73,7 +73,7 @@ def setup(manager: Manager, environ: Mapping[str, str]) -> None:
         ConfigMaps(manager.client, cache.lister(config_maps)),
         manager.recorder(NAME),
         manager.clock,
-        catalogue=_catalogue(settings),
+        catalogue=catalogue_of(settings),
         settings=settings,
         metrics=metrics,
         upgrades=upgrades,
@@ -98,7 +98,8 @@ def setup(manager: Manager, environ: Mapping[str, str]) -> None:
     )
 
 
-def _catalogue(settings: Settings) -> Catalogue:
+def catalogue_of(settings: Settings) -> Catalogue:
+    """The catalogue with the models of the installation's own. Raises ConfigError."""
     if not settings.models_file:
         return Catalogue.default()
     try:

@@ -1,7 +1,7 @@
 """Admission: the plugins of a stock control plane that clients notice.
 
-The order is that of kube-apiserver: after decoding and defaulting, before validation. Webhooks belong here as well, and
-are not called by this server.
+The order is that of kube-apiserver: after decoding and defaulting, before validation. Webhooks are called beside them; see
+``webhooks``.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ from kaito.devcluster.apiserver.negotiation import (
 from kaito.devcluster.apiserver.replies import Reply, Stream
 from kaito.devcluster.apiserver.subresources import UNSUPPORTED, LogOptions, LogProvider, not_supported
 from kaito.devcluster.apiserver.watch import WatchOptions
+from kaito.devcluster.apiserver.webhooks.admission import Asking
+from kaito.devcluster.apiserver.writes import Overtaken
 from kaito.runtime import BadRequest, MethodNotAllowed, NotFound, NotImplementedByServer, UnsupportedMediaType
 
 if TYPE_CHECKING:
@@ -33,7 +35,10 @@ if TYPE_CHECKING:
     from kaito.devcluster.apiserver.registry import Kind
     from kaito.devcluster.apiserver.requests import RequestInfo
     from kaito.devcluster.apiserver.store import Object, Record
-    from kaito.devcluster.apiserver.writes import Written
+    from kaito.devcluster.apiserver.writes import Write, Written
+
+
+OVERTAKEN_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +62,14 @@ class Call:
 
 
 class Api:
-    """Answers the requests about resources. Everything but streams is done before the next await."""
+    """Answers the requests about resources. Where no webhook is to be asked everything but streams is done before the next
+    await."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self.log_provider: LogProvider | None = None
 
-    def handle(self, call: Call) -> Reply | Stream:
+    async def handle(self, call: Call) -> Reply | Stream:
         """Raises ApiError."""
         info = call.info
         kind = self._cluster.registry.find(info.group, info.version, info.plural)
@@ -74,7 +80,7 @@ class Api:
         if not info.name and info.verb in ("update", "patch"):
             raise MethodNotAllowed("the server does not allow this method on the requested resource")
         if info.subresource:
-            return self._subresource(kind, call)
+            return await self._subresource(kind, call)
         if info.verb not in kind.info.verbs:
             raise MethodNotAllowed(
                 "the server does not allow this method on the requested resource", details=meta.details(kind.info, "")
@@ -88,18 +94,13 @@ class Api:
             case "watch":
                 return self._watch(call, kind)
             case "create":
-                return self._create(call, kind)
+                return await self._create(call, kind)
             case "update":
-                record = reads.find(kind, info.namespace, info.name)
-                return self._written(
-                    call, kind, self._cluster.writer.update(kind, record, _body(call), query=info.query)
-                )
+                return await self._update(call, kind, "")
             case "patch":
-                return self._patch(call, kind, "")
+                return await self._patch(call, kind, "")
             case "delete":
-                record = reads.find(kind, info.namespace, info.name)
-                options = DeleteOptions.parse(_body(call) if call.body else None, info.query)
-                return self._deleted(call, kind, self._cluster.deleter.delete(kind, record, options))
+                return await self._delete(call, kind)
             case "deletecollection":
                 return self._delete_collection(call, kind)
         raise MethodNotAllowed("the server does not allow this method on the requested resource")
@@ -120,7 +121,7 @@ class Api:
         content_type = JSON if representation.shape == "object" else f"{representation.content_type};stream=watch"
         return Stream(chunks, content_type, _warnings(kind))
 
-    def _create(self, call: Call, kind: Kind) -> Reply:
+    async def _create(self, call: Call, kind: Kind) -> Reply:
         info = call.info
         if info.name:
             raise MethodNotAllowed("the server does not allow this method on the requested resource")
@@ -130,17 +131,50 @@ class Api:
         if kind.info.group_resource == "bindings":
             self._cluster.subresources.bind(info.namespace, _body(call), info.query)
             return _success(201)
-        written = self._cluster.writer.create(kind, _body(call), namespace=info.namespace, query=info.query)
-        return self._written(call, kind, written)
+        write = self._cluster.writer.creating(kind, _body(call), namespace=info.namespace, query=info.query)
+        return self._written(call, kind, await self._cluster.webhooks.carry_out(write, _asking(call)))
 
-    def _patch(self, call: Call, kind: Kind, subresource: str) -> Reply:
-        # The body first: server-side apply must be refused as such, not with a 404 for what it would have created.
-        patch = _patch_body(call)
-        record = reads.find(kind, call.info.namespace, call.info.name)
-        written = self._cluster.writer.patch(
-            kind, record, patch, call.content_type, subresource=subresource, query=call.info.query
+    async def _update(self, call: Call, kind: Kind, subresource: str) -> Reply:
+        info = call.info
+        written = await self._change(
+            call,
+            kind,
+            lambda record: self._cluster.writer.updating(
+                kind, record, _body(call), subresource=subresource, query=info.query
+            ),
         )
         return self._written(call, kind, written)
+
+    async def _patch(self, call: Call, kind: Kind, subresource: str) -> Reply:
+        # The body first: server-side apply must be refused as such, not with a 404 for what it would have created.
+        patch, query = _patch_body(call), call.info.query
+        written = await self._change(
+            call,
+            kind,
+            lambda record: self._cluster.writer.patching(
+                kind, record, patch, call.content_type, subresource=subresource, query=query
+            ),
+        )
+        return self._written(call, kind, written)
+
+    async def _change(self, call: Call, kind: Kind, write: Callable[[Record], Write]) -> Written:
+        """Carry out a change of what is stored now; anew where it was overtaken while webhooks were asked."""
+        for _ in range(OVERTAKEN_ATTEMPTS):
+            record = reads.find(kind, call.info.namespace, call.info.name)
+            try:
+                return await self._cluster.webhooks.carry_out(write(record), _asking(call))
+            except Overtaken:
+                continue
+        raise meta.conflict(kind.info, call.info.name, meta.STALE)
+
+    async def _delete(self, call: Call, kind: Kind) -> Reply:
+        info = call.info
+        record = reads.find(kind, info.namespace, info.name)
+        options = DeleteOptions.parse(_body(call) if call.body else None, info.query)
+        asking = _asking(call, dry_run=options.dry_run)
+        await self._cluster.webhooks.allow_delete(kind, kind.read(record), asking)
+        record = reads.find(kind, info.namespace, info.name)
+        return self._deleted(call, kind, self._cluster.deleter.delete(kind, record, options), asking.warnings)
 
     def _delete_collection(self, call: Call, kind: Kind) -> Reply:
         options = DeleteOptions.parse(_body(call) if call.body else None, call.info.query)
@@ -152,7 +186,7 @@ class Api:
         body = render_list(kind, page.records, metadata, PLAIN, call.info.query, self._cluster.clock())
         return Reply(body)
 
-    def _subresource(self, kind: Kind, call: Call) -> Reply | Stream:
+    async def _subresource(self, kind: Kind, call: Call) -> Reply | Stream:
         info, cluster = call.info, self._cluster
         name = info.subresource
         if name.partition("/")[0] in UNSUPPORTED:
@@ -170,10 +204,9 @@ class Api:
             case "status", "get":
                 return self._record(call, kind, record)
             case "status", "update":
-                written = cluster.writer.update(kind, record, _body(call), subresource="status", query=info.query)
-                return self._written(call, kind, written)
+                return await self._update(call, kind, "status")
             case "status", "patch":
-                return self._patch(call, kind, "status")
+                return await self._patch(call, kind, "status")
             case "scale", "get":
                 return self._object(call, kind, cluster.subresources.scale(kind, record))
             case "scale", "update":
@@ -220,12 +253,18 @@ class Api:
             reply = self._object(call, kind, written.obj, status)
         return Reply(reply.body, reply.status, reply.content_type, [*_warnings(kind), *written.warnings])
 
-    def _deleted(self, call: Call, kind: Kind, deleted: Deleted) -> Reply:
+    def _deleted(self, call: Call, kind: Kind, deleted: Deleted, warnings: list[str]) -> Reply:
         if deleted.gone and not kind.strategy.returns_deleted:
-            return Reply(dump(deleted_status(kind, deleted.obj), PLAIN))
+            return Reply(dump(deleted_status(kind, deleted.obj), PLAIN), warnings=warnings)
         if deleted.record is not None:
-            return self._record(call, kind, deleted.record)
-        return self._object(call, kind, deleted.obj)
+            reply = self._record(call, kind, deleted.record)
+        else:
+            reply = self._object(call, kind, deleted.obj)
+        return Reply(reply.body, reply.status, reply.content_type, [*_warnings(kind), *warnings])
+
+
+def _asking(call: Call, *, dry_run: bool | None = None) -> Asking:
+    return Asking(call.user, call.info.query.dry_run() if dry_run is None else dry_run)
 
 
 def _warnings(kind: Kind) -> list[str]:

@@ -16,6 +16,7 @@ from kaito.devcluster.apiserver.registry import Registry
 from kaito.devcluster.apiserver.store import Store
 from kaito.devcluster.apiserver.subresources import Subresources
 from kaito.devcluster.apiserver.watch import WatchHub
+from kaito.devcluster.apiserver.webhooks import Webhooks
 from kaito.devcluster.apiserver.writes import Writer
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Cluster:
         self.authorizer = Authorizer(self.store.collections)
         self.reviews = Reviews(self.authenticator, self.authorizer)
         self.subresources = Subresources(self.registry, self.writer, self.deleter, self.authenticator)
+        self.webhooks = Webhooks(self.store.collections, self.registry)
         bootstrap(self.registry, self.writer)
 
     def drop_expired(self) -> None:

@@ -124,6 +124,7 @@ class ApiServer:
         if runner is not None:
             self._cluster.watches.close_all()
             await runner.cleanup()
+        await self._cluster.webhooks.aclose()
 
     @property
     def url(self) -> str:
@@ -239,7 +240,7 @@ class ApiServer:
             body = await request.read() if request.body_exists else b""
         except web.HTTPRequestEntityTooLarge:
             raise RequestTooLarge(f"Request entity too large: limit is {MAX_BODY}") from None
-        reply = self._api.handle(Call(info, user, headers, body, partial(_abort, request)))
+        reply = await self._api.handle(Call(info, user, headers, body, partial(_abort, request)))
         return reply, fault is not None and fault.drop == "after"
 
 

@@ -1,12 +1,13 @@
 """Create, update and patch: from a request's body to a stored record.
 
-The order is kube-apiserver's: decode, unknown fields, prune, default, admission, validation, store. It all happens
-between two awaits, so a patch never meets a concurrent writer.
+The order is kube-apiserver's: decode, unknown fields, prune, default, admission, validation, store. A write is a generator
+that stops where webhooks are to be asked, first for changes and then for consent, and is sent the object to go on with. Where
+nobody is to be asked it all happens between two awaits, so a patch never meets a concurrent writer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,39 @@ class Written:
     created: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A stop of a write: what the webhooks are to be shown."""
+
+    mutating: bool
+    kind: Kind
+    obj: Object
+    """The object to be stored."""
+    old: Object | None
+    """The object as it is stored; None for a new one."""
+    subresource: str = ""
+
+
+Write = Generator[Ask, Object, Written]
+"""A write in steps. Each stop is answered with the object to go on with."""
+
+
+class Overtaken(Exception):
+    """The object was written while webhooks were asked about a change of it."""
+
+
+def at_once(write: Write) -> Written:
+    """Carry ``write`` out without asking anybody."""
+    answer: Object | None = None
+    while True:
+        try:
+            ask = write.send(answer) if answer is not None else next(write)
+        except StopIteration as stop:
+            written: Written = stop.value
+            return written
+        answer = ask.obj
+
+
 class Writer:
     """Carries writes out. ``listeners`` are called after each commit with the object before and after it."""
 
@@ -47,6 +81,10 @@ class Writer:
         self.listeners: list[Listener] = []
 
     def create(self, kind: Kind, body: Any, *, namespace: str, name: str = "", query: Query = NO_QUERY) -> Written:
+        """Store a new object of the server's own, about which nobody is asked. Raises ApiError."""
+        return at_once(self.creating(kind, body, namespace=namespace, name=name, query=query))
+
+    def creating(self, kind: Kind, body: Any, *, namespace: str, name: str = "", query: Query = NO_QUERY) -> Write:
         """Store a new object. ``body`` becomes the server's. Raises ApiError."""
         if kind.terminating:
             raise MethodNotAllowed(
@@ -64,8 +102,14 @@ class Writer:
         if kind.has_status and not kind.custom:
             obj.setdefault("status", {})
         self.admission.create(kind, obj)
+        changed = yield Ask(True, kind, obj, None)
+        if changed is not obj:
+            obj = changed
+            warnings += check_fields(kind, obj, query)
+            self._default(kind, obj)
         kind.strategy.prepare_create(obj, kind.collection)
         self._validate(kind, obj, None)
+        yield Ask(False, kind, obj, None)
         path = kind.path_of(obj)
         for _ in range(GENERATE_ATTEMPTS):
             if kind.collection.get(path) is None:
@@ -82,7 +126,13 @@ class Writer:
     def update(
         self, kind: Kind, record: Record, body: Any, *, subresource: str = "", query: Query = NO_QUERY
     ) -> Written:
-        """Replace an object, or with ``subresource`` ``status`` its status. Raises ApiError."""
+        """Replace an object without asking anybody. Raises ApiError."""
+        return at_once(self.updating(kind, record, body, subresource=subresource, query=query))
+
+    def updating(
+        self, kind: Kind, record: Record, body: Any, *, subresource: str = "", query: Query = NO_QUERY
+    ) -> Write:
+        """Replace an object, or with ``subresource`` ``status`` its status. Raises ApiError, Overtaken."""
         obj = meta.check_type(body, kind)
         meta.settle_place(obj["metadata"], kind, record.namespace, record.name)
         warnings = check_fields(kind, obj, query)
@@ -91,9 +141,9 @@ class Writer:
                 "metadata.resourceVersion", "FieldValueInvalid", "Invalid value: 0x0: must be specified for an update"
             )
             raise meta.invalid(kind.info, record.name, [cause])
-        return self._replace(kind, record, obj, kind.read(record), subresource, query, warnings)
+        return (yield from self._replace(kind, record, obj, kind.read(record), subresource, query, warnings))
 
-    def patch(
+    def patching(
         self,
         kind: Kind,
         record: Record,
@@ -102,8 +152,8 @@ class Writer:
         *,
         subresource: str = "",
         query: Query = NO_QUERY,
-    ) -> Written:
-        """Apply a JSON, merge or strategic merge patch. Raises ApiError."""
+    ) -> Write:
+        """Apply a JSON, merge or strategic merge patch. Raises ApiError, Overtaken."""
         old = kind.read(record)
         obj = apply_patch(kind, old, body, content_type)
         try:
@@ -117,7 +167,8 @@ class Writer:
             raise refused_patch(body, error) from error
         only_metadata = checked.keys() <= _HEAD and kept == old.keys() - _HEAD
         obj = {name: obj[name] if name in kept else checked[name] for name in obj if name in kept or name in checked}
-        return self._replace(kind, record, obj, old, subresource, query, warnings, only_metadata=only_metadata)
+        write = self._replace(kind, record, obj, old, subresource, query, warnings, only_metadata=only_metadata)
+        return (yield from write)
 
     def _replace(
         self,
@@ -130,7 +181,7 @@ class Writer:
         warnings: list[str],
         *,
         only_metadata: bool = False,
-    ) -> Written:
+    ) -> Write:
         check_preconditions(kind, record, obj["metadata"], old["metadata"])
         meta.prepare_update(obj, old)
         if subresource == "status":
@@ -143,10 +194,19 @@ class Writer:
                     obj["status"] = old["status"]
             if not only_metadata:
                 self._default(kind, obj)
+        changed = yield Ask(True, kind, obj, old, subresource)
+        if changed is not obj:
+            obj, only_metadata = changed, False
+            warnings += check_fields(kind, obj, query)
+            self._default(kind, obj)
+        if subresource != "status":
             kind.strategy.prepare_update(obj, old, kind.collection)
             if kind.strategy.generation and not same(_wanted(kind, obj), _wanted(kind, old)):
                 obj["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
         self._validate(kind, obj, old, status=subresource == "status", only_metadata=only_metadata)
+        yield Ask(False, kind, obj, old, subresource)
+        if kind.collection.get(record.path) is not record:
+            raise Overtaken
         return self.store(kind, record, obj, old, query=query, warnings=warnings)
 
     def store(

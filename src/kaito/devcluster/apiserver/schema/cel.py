@@ -32,6 +32,10 @@ Quantity = Mapping[str, str]
 """A quantity as a tagged map, since the engine cannot return opaque values; equal maps are equal amounts."""
 
 
+RULE_VARIABLES = ("self", "oldSelf", "priorSelf")
+"""Of the rules of a schema."""
+
+
 class CelError(ValueError):
     """An expression that does not compile, or whose evaluation fails; the text says why."""
 
@@ -39,12 +43,14 @@ class CelError(ValueError):
 class Program:
     """A compiled expression. ``variables`` of an evaluation are JSON values, timestamps and durations."""
 
-    def __init__(self, expression: str, *, returns: str = "bool", subject: str = "dyn") -> None:
-        """``subject`` is the type of ``self`` and of the old value: ``dyn``, ``timestamp`` or ``duration``.
+    def __init__(
+        self, expression: str, *, returns: str = "bool", subject: str = "dyn", names: tuple[str, ...] = RULE_VARIABLES
+    ) -> None:
+        """``subject`` is the type of the variables ``names``: ``dyn``, ``timestamp`` or ``duration``.
 
         Raises CelError when the expression does not compile, or cannot be of type ``returns``.
         """
-        environment = _environment(subject)
+        environment = _environment(subject, names)
         try:
             self._compiled = environment.compile(expression)
         except RuntimeError as error:
@@ -155,7 +161,7 @@ def _is_sorted(values: Sequence[Any]) -> bool:
 
 
 @cache
-def _environment(subject: str) -> Any:
+def _environment(subject: str, names: tuple[str, ...]) -> Any:
     from cel_expr_python import cel
     from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_optional, ext_strings
 
@@ -219,7 +225,7 @@ def _environment(subject: str) -> Any:
         method("max", anything, [elements], lambda values: max(_items(values))),
     ]
     return cel.NewEnv(
-        variables=dict.fromkeys(("self", "oldSelf", "priorSelf"), getattr(kinds, subject.upper())),
+        variables=dict.fromkeys(names, getattr(kinds, subject.upper())),
         extensions=[
             ext_optional.ExtOptional(),
             ext_strings.ExtStrings(),

@@ -359,7 +359,7 @@ class AutoscalerStrategy(Strategy):
 
 
 class WebhookConfigurationStrategy(Strategy):
-    """Stored and defaulted; this server calls no webhooks."""
+    """Defaults; ``webhooks`` calls them."""
 
     generation = True
 
