@@ -13,7 +13,7 @@ from kaito.api.nodeclaim import NodeClaim, NodeClaimCondition
 from kaito.api.resources import MACHINES, NODE_CLAIMS
 from kaito.controllers.machine.claims import MACHINE, NODE_CLAIM, Claim
 from kaito.controllers.machine.instance import instance_spec, misunderstood
-from kaito.devcluster.arm import ArmOptions, Pool
+from kaito.devcluster.arm import ArmOptions, Plan, Pool
 from kaito.provisioner import InvalidRequest, Spot
 from kaito.runtime import NODES, Invalid, Manifest, Resource, Stored
 from support.waiting import eventually
@@ -251,6 +251,29 @@ async def test_a_node_claim_from_request_to_end(world: World) -> None:
     ]
 
 
+async def test_a_node_claim_that_waits_says_for_what(world: World) -> None:
+    world.resource = NODE_CLAIMS
+    world.arm.faults.plan(Plan(stuck=True))
+    async with world.running():
+        await world.make()
+        await world.becomes("Launched", "Unknown", "Launching")
+        assert await world.condition("Registered") == ("Unknown", "NotLaunched", "NodeClaim is not launched")
+        status, reason, message = await world.condition("Ready")
+        assert (status, reason) == ("Unknown", "ReconcilingDependents")
+        assert message == "Launched=Unknown, Registered=Unknown, Initialized=Unknown"
+
+
+async def test_a_node_claim_that_has_lost_its_node_is_not_ready(world: World) -> None:
+    world.resource = NODE_CLAIMS
+    async with world.running():
+        await world.make()
+        node = (await world.ready()).status.node_name
+        await world.client.patch(NODES, node, {"metadata": {"finalizers": None}})
+        await world.client.delete(NODES, node)
+        await world.becomes("Registered", "False", "NodeNotFound")
+        assert (await world.condition("Ready"))[:2] == ("False", "UnhealthyDependents")
+
+
 async def test_startup_taints_of_a_node_claim_are_put_on_its_node(world: World) -> None:
     def unregistered(node: Manifest) -> None:
         node["spec"]["taints"].append({"key": "karpenter.sh/unregistered", "effect": "NoExecute"})
@@ -259,7 +282,8 @@ async def test_startup_taints_of_a_node_claim_are_put_on_its_node(world: World) 
     startup = {"key": "example.com/warming", "effect": "NoSchedule"}
     async with world.running():
         await world.make(startupTaints=[startup])
-        await world.becomes("Initialized", "False", "StartupTaintsExist")
+        await world.becomes("Initialized", "Unknown", "StartupTaintsExist")
+        assert (await world.condition("Ready"))[:2] == ("Unknown", "ReconcilingDependents")
         node = await world.node()
         taints = node["spec"]["taints"]
         assert [taint["key"] for taint in taints] == ["sku", "example.com/warming"]

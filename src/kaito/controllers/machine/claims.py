@@ -222,15 +222,21 @@ class NodeClaimKind:
     ) -> tuple[Model, ...]:
         gone = set(dropped)
         present = [entry for entry in _node_claim_conditions(claim) if entry.type not in gone]
-        made = (
-            NodeClaimCondition(type=entry.type, status=entry.status, reason=entry.reason, message=entry.message)
-            if entry.status != "True"
-            else NodeClaimCondition(type=entry.type, status=entry.status, reason=entry.type)
-            for entry in found
-        )
+        made = (self._condition(claim, entry) for entry in found)
         return NODE_CLAIM_CONDITIONS.update(
             present, made, generation=claim.metadata.generation, created=claim.created(now), now=now
         )
+
+    def _condition(self, claim: Claim, found: Finding) -> NodeClaimCondition:
+        """What has never held yet is Unknown: it is False once it has been lost."""
+        if found.status == "True":
+            return NodeClaimCondition(type=found.type, status="True", reason=found.type)
+        status = found.status
+        said = claim.said(found.type)
+        if found.type in (REGISTERED, INITIALIZED) and (said is None or said.status == "Unknown"):
+            status = "Unknown"
+        reason, message = found.reason.removeprefix("Machine"), found.message.replace("Machine is", "NodeClaim is", 1)
+        return NodeClaimCondition(type=found.type, status=status, reason=reason, message=message)
 
 
 MACHINE: Final[ClaimKind] = MachineKind()
