@@ -85,6 +85,7 @@ class FencedLeader(RuleBasedStateMachine):
         self.network = Network()
         self.stopped_at: float | None = None
         self.let_go = asyncio.Event()
+        self.writes: set[asyncio.Task[None]] = set()
         self.deaf = deaf
         self.runner.run(self._start())
 
@@ -102,10 +103,16 @@ class FencedLeader(RuleBasedStateMachine):
         self.task = asyncio.create_task(self.manager.run())
 
     async def _write(self) -> None:
+        """Each write is a task of its own, which nobody cancels."""
         while True:
-            with suppress(FencedError):
-                await self.manager.client.patch(CONFIG_MAPS, "a", {}, namespace="n")
+            write = asyncio.create_task(self._write_once())
+            self.writes.add(write)
+            write.add_done_callback(self.writes.discard)
             await asyncio.sleep(self.pause)
+
+    async def _write_once(self) -> None:
+        with suppress(FencedError):
+            await self.manager.client.patch(CONFIG_MAPS, "a", {}, namespace="n")
 
     async def _idle(self) -> None:
         """A deaf part goes on writing when it is told to end."""
