@@ -118,13 +118,19 @@ class Manager:
     """Made inside a running event loop; ``run`` may be called once."""
 
     def __init__(
-        self, config: RestConfig, options: ManagerOptions | None = None, *, clock: Clock | None = None
+        self,
+        config: RestConfig,
+        options: ManagerOptions | None = None,
+        *,
+        clock: Clock | None = None,
+        rest: Rest | None = None,
     ) -> None:
+        """``rest`` is the manager's from now on: it closes it. By default it makes one from ``config``."""
         self.config = config
         self.options = options or ManagerOptions()
         self.clock: Clock = clock or SystemClock()
         self.runtime_metrics = RuntimeMetrics()
-        self.rest = Rest(config, self.runtime_metrics, clock=self.clock)
+        self.rest = rest or Rest(config, self.runtime_metrics, clock=self.clock)
         self.cache = Cache(self.rest, self.runtime_metrics, clock=self.clock, namespaces=self.options.namespaces)
         election = self.options.election
         metrics = self.runtime_metrics
