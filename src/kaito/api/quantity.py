@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import total_ordering
+from functools import lru_cache, total_ordering
 from typing import Final, Literal
 
 PATTERN: Final = (
@@ -42,8 +42,11 @@ class Quantity:
     @staticmethod
     def parse(text: str | int) -> Quantity:
         """The quantity written as ``text``. Raises ValueError with the text and the expected form."""
-        if isinstance(text, int):
-            return Quantity(text * _NANO)
+        return Quantity(text * _NANO) if isinstance(text, int) else Quantity._parsed(text)
+
+    @staticmethod
+    @lru_cache(maxsize=1024)
+    def _parsed(text: str) -> Quantity:
         found = _SYNTAX.match(text)
         if found is None:
             raise ValueError(f"{text!r} is not a quantity: expected a number with a unit such as 500m, 2, 10G or 16Gi")

@@ -173,6 +173,8 @@ def status_patch(before: Reported, status: Model) -> dict[str, Any] | None:
 
     The uid guards an object of the same name that was made in the meantime.
     """
+    if before.status == status:
+        return None
     old, new = before.status.to_manifest(), status.to_manifest()
     changed = {key: _replaced(old.get(key), value) for key, value in new.items() if old.get(key) != value}
     return {"metadata": {"uid": before.metadata.uid}, "status": changed} if changed else None

@@ -68,7 +68,7 @@ def plan(live: Manifest, desired: Manifest, *, upgrade: bool, keep_images: bool 
     if changes:
         patch["spec"] = changes
     same = same_inputs and (made or target == written)
-    undone = tuple(differing(target, live["spec"], "spec")) if same else ()
+    undone = tuple(differing(target, live["spec"], "spec")) if same and changes else ()
     return Rollout(patch, changed=bool(changes) and not same, undone=undone, outdated=outdated)
 
 

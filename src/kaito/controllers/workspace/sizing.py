@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kaito.api import labels
 from kaito.controllers.workspace import facts
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from kaito.runtime import Manifest
 
 
+class _Known(NamedTuple):
+    nodes: tuple[Manifest, ...]
+    config: Mapping[str, Any]
+    serving: Serving | None
+
+
 @dataclass(slots=True, kw_only=True)
 class Sizing:
     workspace: Workspace
@@ -38,6 +44,7 @@ class Sizing:
     config_hash: str = ""
     nodes: tuple[Manifest, ...] = ()
     """The Nodes that the workload runs on."""
+    _known: _Known | None = field(default=None, init=False, repr=False)
 
     @property
     def source(self) -> NodeSource | None:
@@ -86,7 +93,14 @@ class Sizing:
 
     @property
     def serving(self) -> Serving | None:
-        """How the preset is served; None for a template and for tuning."""
+        """How the preset is served; None for a template and for tuning. Asked for often, and worked out once for what is
+        known of nodes and configuration."""
+        known = self._known
+        if known is None or known.nodes is not self.nodes or known.config is not self.config:
+            known = self._known = _Known(self.nodes, self.config, self._choose())
+        return known.serving
+
+    def _choose(self) -> Serving | None:
         spec, preset = self.preset_spec, self.preset
         if spec is None or preset is None or self.workspace.tuning is not None:
             return None

@@ -36,7 +36,7 @@ def controller_of(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def present(desired: Any) -> Any:
     """``desired`` without the fields that must be absent."""
-    if isinstance(desired, Mapping):
+    if isinstance(desired, dict):
         return {key: present(value) for key, value in desired.items() if value is not None}
     if isinstance(desired, list | tuple):
         return [present(item) for item in desired]
@@ -53,12 +53,14 @@ def difference(
     """
     patch: dict[str, Any] = {}
     for key, want in desired.items():
-        have, old = live.get(key), (before or {}).get(key)
+        have, old = live.get(key), before.get(key) if before else None
+        if type(want) in _SCALARS and type(have) is type(want) and have == want:
+            continue
         if want is None:
             if not _absent(have):
                 patch[key] = None
-        elif isinstance(want, Mapping) and isinstance(have, Mapping):
-            if changed := difference(want, have, old if isinstance(old, Mapping) else None, field=key):
+        elif isinstance(want, dict) and isinstance(have, dict):
+            if changed := difference(want, have, old if isinstance(old, dict) else None, field=key):
                 patch[key] = changed
         elif not _covers(have, want, field, key) or _dropped(old, want, have):
             patch[key] = present(want)
@@ -70,10 +72,10 @@ def difference(
 
 def differing(desired: Any, live: Any, path: str = "", field: str = "") -> Iterator[str]:
     """Paths of the owned fields in which ``live`` is not as ``desired``."""
-    if isinstance(desired, Mapping) and isinstance(live, Mapping):
+    if isinstance(desired, dict) and isinstance(live, dict):
         for key, want in desired.items():
             where = f"{path}.{key}" if path else str(key)
-            if isinstance(want, Mapping | list):
+            if isinstance(want, dict | list):
                 yield from differing(want, live.get(key), where, key)
             elif not _covers(live.get(key), want, field, key):
                 yield where
@@ -85,10 +87,12 @@ def differing(desired: Any, live: Any, path: str = "", field: str = "") -> Itera
 
 
 def _covers(have: Any, want: Any, field: str = "", key: str = "") -> bool:
+    if type(want) in _SCALARS and type(have) is type(want) and have == want:
+        return True
     if _absent(want):
         return _absent(have)
-    if isinstance(want, Mapping):
-        return isinstance(have, Mapping) and not difference(want, have, field=key)
+    if isinstance(want, dict):
+        return isinstance(have, dict) and not difference(want, have, field=key)
     if isinstance(want, list):
         return (
             isinstance(have, list)
@@ -100,6 +104,7 @@ def _covers(have: Any, want: Any, field: str = "", key: str = "") -> bool:
     return bool(have == want) or ((field in _AMOUNTS or key in _AMOUNT) and _same_amount(have, want))
 
 
+_SCALARS = frozenset({str, int, bool, float})
 _AMOUNTS = frozenset({"limits", "requests"})
 """Maps of quantities in a pod."""
 _AMOUNT = frozenset({"divisor", "sizeLimit", "storage"})
@@ -111,9 +116,9 @@ def _dropped(old: Any, want: Any, have: Any) -> bool:
     if not all(isinstance(value, list) for value in (old, want, have)) or len(have) != len(want):
         return False
     return any(
-        isinstance(one, Mapping)
-        and isinstance(wanted, Mapping)
-        and isinstance(live, Mapping)
+        isinstance(one, dict)
+        and isinstance(wanted, dict)
+        and isinstance(live, dict)
         and bool(difference(wanted, live, one))
         for one, wanted, live in zip(old, want, have, strict=False)
     )
