@@ -330,6 +330,9 @@ class Cache:
     def lister(self, resource: Resource[Any], **_: Any) -> Lister[Any]:
         return Lister(Store(resource, on_index_error=lambda error: None), lambda: None)
 
+    def transform(self, resource: Resource[Any], transform: Any) -> None:
+        pass
+
     def add_index(self, resource: Resource[Any], name: str, function: Any) -> None:
         pass
 

@@ -23,7 +23,7 @@ from kaito.controllers.machine.metrics import ClaimMetrics, MeteredProvider
 from kaito.controllers.machine.reconciler import ClaimReconciler, claim_matters
 from kaito.controllers.machine.settings import Settings
 from kaito.provisioner import load_provider
-from kaito.runtime import NODES, Channel, Controller, Key, Timer, Watch
+from kaito.runtime import NODES, Channel, Controller, DropFields, Key, Timer, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -61,6 +61,7 @@ def add(manager: Manager, provider: CloudProvider, settings: Settings) -> None:
         idle_interval=settings.garbage_interval,
     )
     cache, client, clock = manager.cache, manager.client, manager.clock
+    cache.transform(NODES, DropFields("status.images"))
     cache.add_index(NODES, nodes.POOL_INDEX, nodes.pools_of)
     node_lister = cache.lister(NODES)
     listers: dict[ClaimKind, Lister[Any]] = {kind: cache.lister(kind.resource) for kind in settings.kinds}

@@ -59,7 +59,7 @@ def matters(event: Event[Any]) -> bool:
 
 
 def _facts(stored: Stored[Manifest]) -> tuple[object, ...]:
-    node = stored.decode()
+    node = stored.peek()
     metadata, spec, status = node["metadata"], node.get("spec", {}), node.get("status", {})
     return (
         stored.labels,

@@ -32,6 +32,7 @@ from kaito.runtime import (
     STATEFUL_SETS,
     ConfigError,
     Controller,
+    DropFields,
     Watch,
     metadata_resource,
 )
@@ -49,6 +50,7 @@ def setup(manager: Manager, environ: Mapping[str, str]) -> None:
     settings = Settings.from_environ(environ)
     cache, source = manager.cache, SOURCES[settings.source]
     config_maps = metadata_resource(CONFIG_MAPS)
+    cache.transform(NODES, DropFields("status.images"))
     for name, function in watches.INDEXES.items():
         cache.add_index(WORKSPACES, name, function)
     cache.add_index(NODES, CLAIM_INDEX, watches.claims_on)

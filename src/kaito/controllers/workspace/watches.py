@@ -30,13 +30,13 @@ def claims_on(node: Stored[Manifest]) -> Iterable[str]:
 
 
 def selected_by(stored: Stored[Workspace]) -> Iterable[str]:
-    selector = stored.decode().resource.label_selector
+    selector = stored.peek().resource.label_selector
     pairs = sorted(selector.as_labels().items()) if selector is not None else []
     return [f"{key}={value}" for key, value in pairs[:1]] or [ANY]
 
 
 def named_by(stored: Stored[Workspace]) -> Iterable[str]:
-    workspace = stored.decode()
+    workspace = stored.peek()
     return {*(workspace.status.worker_nodes or ()), *(workspace.resource.preferred_nodes or ())}
 
 
@@ -45,7 +45,7 @@ def claim_of(stored: Stored[Workspace]) -> Iterable[str]:
 
 
 def config_of(stored: Stored[Workspace]) -> Iterable[str]:
-    workspace = stored.decode()
+    workspace = stored.peek()
     name = workspace.inference.config if workspace.inference is not None else None
     if workspace.tuning is not None:
         name = workspace.tuning.config
@@ -123,7 +123,7 @@ def node_matters(event: Event[Any]) -> bool:
 
 
 def _facts(node: Stored[Manifest]) -> tuple[object, ...]:
-    manifest = node.decode()
+    manifest = node.peek()
     return (
         node.labels,
         manifest["metadata"].get("deletionTimestamp"),

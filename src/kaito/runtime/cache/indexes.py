@@ -10,7 +10,8 @@ from kaito.runtime.objects.selectors import IN, LabelSelector
 from kaito.runtime.objects.stored import Stored
 
 IndexFunction = Callable[[Stored[Any]], Iterable[str]]
-"""The values under which an object is filed. An object for which it raises is filed under none."""
+"""The values under which an object is filed; it should ``peek`` where it looks at the object, which others do, too. An
+object for which it raises is filed under none."""
 
 MAX_SELECTED = 16
 """Label names, chosen by the selectors of lists, that are indexed at a time: users bring selectors, too."""
@@ -136,8 +137,10 @@ class Indexes:
         return index
 
     def put(self, stored: Stored[Any]) -> None:
+        stored.share()
         for index in self._every:
             index.put(stored)
+        stored.unshare()
 
     def drop(self, key: Key) -> None:
         for index in self._every:

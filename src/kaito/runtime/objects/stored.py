@@ -191,7 +191,8 @@ class Stored(Generic[T]):
         return other
 
     def peek(self) -> T:
-        """The object, for a look: while an event is handed out, everybody gets the same value, so nobody may change it.
+        """The object, for a look: while an object is indexed or its event handed out, everybody gets the same value, so
+        nobody may change it.
 
         Raises DecodeError.
         """
