@@ -38,9 +38,9 @@ format: $(STAMP) ## Format the code
 manifests: $(STAMP) ## Write config/crd from the API types
 	$(BIN)/python hack/generate_crds.py
 
-bench: $(STAMP) ## Measure the runtime beside its peers (SIZES="widgets=5000 pods=10000" for chosen sizes)
+bench: $(STAMP) ## Measure the runtime beside its peers (SIZES="widgets=5000 pods=10000", SETTLED="1000 5000", BASE=another checkout)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[bench]"
-	$(BIN)/python hack/bench/runtime.py $(if $(SIZES),--sizes $(SIZES))
+	$(BIN)/python hack/bench/runtime.py $(if $(SIZES),--sizes $(SIZES)) $(if $(SETTLED),--settled $(SETTLED)) $(if $(BASE),--base $(BASE))
 
 soak: $(STAMP) ## The runtime under ten minutes of faults (MINUTES=2 for less)
 	$(BIN)/python hack/soak.py $(if $(MINUTES),--minutes $(MINUTES))

@@ -43,13 +43,16 @@ def say(text: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _contender(name: str, kubeconfig: str, kind: Kind, count: int) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _contender(
+    name: str, kubeconfig: str, kind: Kind, count: int, root: Path = ROOT
+) -> AsyncIterator[asyncio.subprocess.Process]:
     environ = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
+    environ["PYTHONPATH"] = str(root / "src")
     access = await access_line(kubeconfig)
     environ[STARTED] = str(time.monotonic_ns())
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "hack.bench.contenders", name, kubeconfig, kind.names.plural, str(count),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, limit=1 << 26, env=environ,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=root, limit=1 << 26, env=environ,
     )  # fmt: skip
     assert process.stdin is not None
     try:
@@ -114,6 +117,12 @@ async def measure(name: str, kubeconfig: str, client: Client, kind: Kind, count:
         churn_lag=churned["lag"],
         churn_rate=rate,
     )
+
+
+async def from_start(kubeconfig: str, kind: Kind, count: int, root: Path = ROOT) -> float:
+    """Seconds from the start of kaito's process, of the checkout at ``root``, to the last first reconcile."""
+    async with _contender("kaito", kubeconfig, kind, count, root) as process:
+        return float((await _hear(process, "reconciled", _SYNC_TIMEOUT))["seconds"])
 
 
 async def churn(client: Client, kind: Kind, count: int, rng: random.Random) -> float:

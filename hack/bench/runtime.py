@@ -25,9 +25,9 @@ import uvloop
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from hack.bench import micro  # noqa: E402 - this file is run as a script
+from hack.bench import micro, settled, start  # noqa: E402 - this file is run as a script
 from hack.bench.figures import Figures, contenders_table, parts_table  # noqa: E402
-from hack.bench.goals import goals_table, judge  # noqa: E402
+from hack.bench.goals import SETTLED, goals_table, judge  # noqa: E402
 from hack.bench.measure import CHURN_RATE, ContenderFailed, measure, say  # noqa: E402
 from hack.bench.objects import KINDS, Kind, load  # noqa: E402
 from kaito.runtime import Client, Rest, RuntimeMetrics, load_config  # noqa: E402
@@ -136,6 +136,25 @@ async def compare(
     return f"## {count:,} {kind.title} of {size / 1e3:.1f} KB\n\n{shown}\n", measured
 
 
+async def beside_base(kubeconfig: str, base: Path) -> start.Beside:
+    rest = Rest(load_config(kubeconfig), RuntimeMetrics())
+    try:
+        say(f"10,000 pods beside {base}")
+        return await start.beside(Client(rest), kubeconfig, base)
+    finally:
+        await rest.aclose()
+
+
+def restart(count: int) -> settled.Run:
+    """A restart of the operator with ``count`` settled Workspaces, on an API server of its own."""
+    with api_server(None) as kubeconfig:
+        say(f"{count:,} Workspaces: settling")
+        settled.settle(kubeconfig, count)
+        measured = settled.run(kubeconfig, count)
+    say(f"  {measured}")
+    return measured
+
+
 def size_list(text: str) -> tuple[str, list[int]]:
     """``pods=1000,10000`` as a kind's plural and its sizes, in rising order."""
     plural, _, numbers = text.partition("=")
@@ -165,6 +184,15 @@ def main() -> int:
         default=[size_list(text) for text in SIZES],
         help=f"numbers of objects of each kind ({', '.join(KINDS)}); a kind that is not named is left out",
     )
+    parser.add_argument(
+        "--settled",
+        type=int,
+        nargs="*",
+        metavar="N",
+        default=list(SETTLED),
+        help="numbers of settled Workspaces with which the operator is restarted",
+    )
+    parser.add_argument("--base", type=Path, help="another checkout, whose runtime is measured beside this one's")
     parser.add_argument("--kubeconfig", help="measure against this API server")
     parser.add_argument("--contenders", type=contender_list, default=list(CONTENDERS), metavar="NAME,NAME")
     parser.add_argument(
@@ -173,10 +201,13 @@ def main() -> int:
     arguments = parser.parse_args()
     parts = micro.measure()
     print(parts_table(parts), flush=True)
+    took = start.imports()
+    runs = {count: restart(count) for count in arguments.settled}
     with api_server(arguments.kubeconfig) as kubeconfig, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         server = runner.run(server_version(kubeconfig)) if arguments.kubeconfig else "kaito's local cluster"
+        beside = runner.run(beside_base(kubeconfig, arguments.base)) if arguments.base else None
         sections, measured = runner.run(run(dict(arguments.sizes), kubeconfig, arguments.contenders))
-    goals = judge(measured, parts)
+    goals = judge(measured, parts, took, runs, beside)
     print(goals_table(goals))
     arguments.output.write_text(
         _DOCUMENT.format(

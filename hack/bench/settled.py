@@ -191,13 +191,13 @@ class Operator:
     def reconciles(self) -> float:
         results = ("success", "requeue_after", "error")
         return sum(
-            self.value("controller_runtime_reconcile_total", controller="workspace", result=result)
-            for result in results
+            (self.value("controller_runtime_reconcile_total", controller="workspace", result=each) for each in results),
+            0.0,
         )
 
     def writes(self) -> float:
         return sum(
-            sample.value
+            float(sample.value)
             for metric in self.manager.metrics.collect()
             if metric.name == "rest_client_requests"
             for sample in metric.samples
