@@ -224,6 +224,12 @@ async def test_a_plugin_that_fails_is_quoted(tmp_path: Path, body: str, error: t
         await plugin(str(tmp_path / "missing")).authorization()
 
 
+async def test_a_plugin_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kaito.runtime.transport.credentials.PLUGIN_TIMEOUT", 0.5)
+    with pytest.raises(Unauthorized, match="did not end within"):
+        await plugin(script(tmp_path / "plugin", "import time; time.sleep(3600)")).authorization()
+
+
 def impersonating(tmp_path: Path, **user: Any) -> Path:
     """A kubeconfig whose user has these fields."""
     path = tmp_path / "config"

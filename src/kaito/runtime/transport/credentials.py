@@ -20,6 +20,9 @@ TOKEN_PERIOD = 60.0
 EXPIRY_LEEWAY = 10.0
 """Seconds before its expiry from which a credential is no longer used."""
 
+PLUGIN_TIMEOUT = 60.0
+"""Seconds for one run of a credential plug-in."""
+
 
 class Credentials(Protocol):
     @property
@@ -205,11 +208,14 @@ class ExecPlugin:
                 f"cannot run the credential plugin {name}: {error.strerror}. {self._hint}".strip()
             ) from error
         try:
-            out, err = await process.communicate()
-        except asyncio.CancelledError:
-            process.kill()
-            await process.wait()
-            raise
+            async with asyncio.timeout(PLUGIN_TIMEOUT):
+                out, err = await process.communicate()
+        except TimeoutError as error:
+            raise Unauthorized(f"the credential plugin {name} did not end within {PLUGIN_TIMEOUT:g} s") from error
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
         if process.returncode:
             raise Unauthorized(
                 f"the credential plugin {name} failed ({process.returncode}): {err.decode(errors='replace')[:500]}"
