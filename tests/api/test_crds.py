@@ -23,6 +23,8 @@ def crd(name: str) -> dict[str, Any]:
 
 WORKSPACE_CRD = crd("kaito.sh_workspaces.yaml")
 MACHINE_CRD = crd("karpenter.sh_machines.yaml")
+NODE_CLAIM_CRD = crd("karpenter.sh_nodeclaims.yaml")
+ALL = {"workspaces": WORKSPACE_CRD, "machines": MACHINE_CRD, "nodeclaims": NODE_CLAIM_CRD}
 SCHEMA = Schema.for_crd(WORKSPACE_CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
 
 
@@ -36,7 +38,7 @@ def test_the_files_are_what_the_types_say() -> None:
     assert written == generator.render(), "run `make manifests`"
 
 
-@pytest.mark.parametrize("manifest", [WORKSPACE_CRD, MACHINE_CRD], ids=["workspaces", "machines"])
+@pytest.mark.parametrize("manifest", ALL.values(), ids=ALL.keys())
 def test_the_schemas_are_structural_and_their_rules_compile(manifest: dict[str, Any]) -> None:
     assert validate_crd(manifest) == []
 
@@ -92,6 +94,35 @@ def test_machine_names_and_columns() -> None:
     ]
 
 
+def test_node_claim_names_and_columns() -> None:
+    spec = NODE_CLAIM_CRD["spec"]
+    assert (spec["scope"], "shortNames" in spec["names"], spec["names"]["categories"]) == (
+        "Cluster",
+        False,
+        ["karpenter"],
+    )
+    columns = spec["versions"][0]["additionalPrinterColumns"]
+    assert [column["name"] for column in columns if not column.get("priority")] == [
+        "Type",
+        "Capacity",
+        "Zone",
+        "Node",
+        "Ready",
+        "Age",
+    ]
+    assert [column["name"] for column in columns if column.get("priority")] == [
+        "ImageID",
+        "ID",
+        "NodePool",
+        "NodeClass",
+        "Drifted",
+    ]
+    schema = spec["versions"][0]["schema"]["openAPIV3Schema"]
+    assert schema["required"] == ["spec"]
+    assert schema["properties"]["spec"]["required"] == ["nodeClassRef", "requirements"]
+    assert schema["properties"]["spec"]["properties"]["expireAfter"]["default"] == "720h"
+
+
 def _fields(schema: dict[str, Any], path: str = "") -> list[tuple[str, dict[str, Any]]]:
     found = []
     for name, value in (schema.get("properties") or {}).items():
@@ -101,7 +132,7 @@ def _fields(schema: dict[str, Any], path: str = "") -> list[tuple[str, dict[str,
     return found
 
 
-@pytest.mark.parametrize("manifest", [WORKSPACE_CRD, MACHINE_CRD], ids=["workspaces", "machines"])
+@pytest.mark.parametrize("manifest", ALL.values(), ids=ALL.keys())
 def test_every_field_is_described(manifest: dict[str, Any]) -> None:
     schema = manifest["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     bare = [path for path, value in _fields(schema) if not value.get("description") and path != ".metadata"]

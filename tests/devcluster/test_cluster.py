@@ -70,6 +70,8 @@ async def test_an_agent_pool_becomes_a_node_and_goes_with_it(cluster: LocalClust
         async with cloud.put(url, json=body) as answer:
             assert answer.status == 201, await answer.text()
         await eventually(joined)
+        # Azure says that the pool is done a little later.
+        await eventually(lambda: cluster.cloud.pools["gpu1"].state == "Succeeded")
         (node,) = await nodes()
         assert node["status"]["capacity"]["nvidia.com/gpu"] == "2"
         assert node["metadata"]["labels"]["kaito.sh/simulated"] == "true"

@@ -14,7 +14,7 @@ import yaml
 
 from kaito.devcluster import kubelet
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions, User
-from kaito.devcluster.arm import ArmEmulator, ArmOptions, Pool, Site, build_nodes
+from kaito.devcluster.arm import UNINITIALIZED, ArmEmulator, ArmOptions, Pool, Site, build_nodes, joining
 from kaito.devcluster.controllers import setup_all
 from kaito.devcluster.kubelet import SimulatedLogs, Timing
 from kaito.devcluster.operator import CLUSTER_NAME, LOCATION, RESOURCE_GROUP, SUBSCRIPTION
@@ -25,11 +25,13 @@ from kaito.runtime import (
     Client,
     Manager,
     ManagerOptions,
+    Manifest,
     Material,
     NotFound,
     RestConfig,
     StaticToken,
     TlsConfig,
+    retry_on_conflict,
 )
 
 IDENTITY = User("system:kube-controller-manager", ("system:masters",))
@@ -179,9 +181,23 @@ class LocalCluster:
     # What becomes of agent pools
 
     async def _add_nodes(self, pool: Pool) -> None:
+        """Each Node registers first, and is named by the cloud and becomes ready then."""
+        client = self.controllers.client
         for node in build_nodes(pool):
             with contextlib.suppress(AlreadyExists):
-                await self.controllers.client.create(NODES, node)
+                await client.create(NODES, joining(node))
+            name = node["metadata"]["name"]
+
+            async def initialize(name: str = name, node: Manifest = node) -> None:
+                live = await client.get(NODES, name)
+                taints = [taint for taint in live["spec"].get("taints") or () if taint["key"] != UNINITIALIZED]
+                version = {"resourceVersion": live["metadata"]["resourceVersion"]}
+                spec = {"providerID": node["spec"]["providerID"], "taints": taints or None}
+                await client.patch(NODES, name, {"metadata": version, "spec": spec})
+
+            with contextlib.suppress(NotFound):
+                await retry_on_conflict(initialize)
+                await client.patch(NODES, name, {"status": node["status"]}, subresource="status")
 
     async def _remove_nodes(self, pool: Pool) -> None:
         for index in pool.instances:

@@ -12,7 +12,7 @@ subscription, group and cluster.
 from __future__ import annotations
 
 from kaito.devcluster.arm.faults import Fault, Faults, Plan
-from kaito.devcluster.arm.nodes import build_node, build_nodes, joining
+from kaito.devcluster.arm.nodes import UNINITIALIZED, build_node, build_nodes, joining
 from kaito.devcluster.arm.pools import Pool
 from kaito.devcluster.arm.server import ArmEmulator, ArmOptions
 from kaito.devcluster.arm.site import Site
@@ -20,6 +20,7 @@ from kaito.devcluster.arm.tokens import TokenServer
 from kaito.devcluster.arm.vm_sizes import VM_SIZES, VmSize
 
 __all__ = [
+    "UNINITIALIZED",
     "VM_SIZES",
     "ArmEmulator",
     "ArmOptions",

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 SIMULATED = "kaito.sh/simulated"
 """Label of objects behind which there is nothing: ``true``."""
+UNINITIALIZED = "node.cloudprovider.kubernetes.io/uninitialized"
+"""Taint of Nodes whose machine the cloud's controller has yet to name."""
 SPOT_LABEL = "kubernetes.azure.com/scalesetpriority"
 SPOT_TAINT = f"{SPOT_LABEL}=spot:NoSchedule"
 """What AKS puts on the nodes of spot pools by itself."""
@@ -71,7 +73,7 @@ def joining(node: dict[str, Any]) -> dict[str, Any]:
     del early["spec"]["providerID"]
     early["spec"]["taints"] += [
         {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"},
-        {"key": "node.cloudprovider.kubernetes.io/uninitialized", "value": "true", "effect": "NoSchedule"},
+        {"key": UNINITIALIZED, "value": "true", "effect": "NoSchedule"},
     ]
     ready = early["status"]["conditions"][-1]
     ready |= {"status": "False", "reason": "KubeletNotReady", "message": "container runtime network not ready"}
