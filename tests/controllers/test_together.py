@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 from kaito.api.defaulting import read_workspace
-from kaito.api.resources import MACHINES, WORKSPACES
+from kaito.api.resources import MACHINES, NODE_CLAIMS, WORKSPACES
 from kaito.controllers import machine, workspace
 from kaito.controllers.machine.settings import Settings
+from kaito.controllers.workspace.settings import NODE_SOURCE
 from kaito.devcluster.arm import ArmEmulator, ArmOptions, Pool, build_nodes
 from kaito.devcluster.cluster import ClusterOptions, Controllers
 from kaito.provisioner import load_provider
@@ -59,9 +60,10 @@ async def workloads(control_plane: ControlPlane, client: Client) -> AsyncIterato
 
 
 @asynccontextmanager
-async def operator(config: RestConfig, cloud: ArmEmulator) -> AsyncIterator[Manager]:
+async def operator(config: RestConfig, cloud: ArmEmulator, source: str = "machine") -> AsyncIterator[Manager]:
     site = cloud.options.site
     environ = {
+        NODE_SOURCE: source,
         "AZURE_RESOURCE_MANAGER_ENDPOINT": cloud.url,
         "ARM_EMULATOR_TOKEN": cloud.options.token,
         "ARM_SUBSCRIPTION_ID": site.subscription,
@@ -118,6 +120,23 @@ async def test_a_workspace_becomes_ready_and_goes_without_a_trace(
 
         await client.delete(WORKSPACES, NAME, namespace)
         await eventually(lambda: gone(client, namespace, cloud), deadline=30.0)
+
+
+async def test_a_workspace_asks_for_its_nodes_by_node_claims(
+    control_plane: ControlPlane, client: Client, namespace: str, cloud: ArmEmulator, workloads: None
+) -> None:
+    await install(client)
+    async with operator(control_plane.config, cloud, "nodeclaim"):
+        await client.create(WORKSPACES, read_workspace(SAMPLE), namespace=namespace)
+        await eventually(lambda: condition(client, namespace, "WorkspaceSucceeded"), deadline=30.0)
+        labels = {"kaito.sh/workspace": NAME, "kaito.sh/workspacenamespace": namespace}
+        (claim,) = await client.list(NODE_CLAIMS, labels=labels)
+        assert list(cloud.pools) == [claim.metadata.name]
+        assert claim.status.node_name == (await client.get(WORKSPACES, NAME, namespace)).status.worker_nodes[0]
+        assert not await client.list(MACHINES, labels=labels)
+        await client.delete(WORKSPACES, NAME, namespace)
+        await eventually(lambda: gone(client, namespace, cloud), deadline=30.0)
+        assert not await client.list(NODE_CLAIMS, labels=labels)
 
 
 async def condition(client: Client, namespace: str, kind: str) -> bool:

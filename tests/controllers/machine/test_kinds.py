@@ -176,10 +176,11 @@ class TestInstance:
             instance_spec(subject)
 
     def test_a_disk_of_nothing(self) -> None:
-        nothing = {"resources": {"requests": {"storage": "0"}}}
+        """Means the cloud's default; less than nothing means nothing."""
+        for nothing in ({}, {"requests": {"storage": "0"}}):
+            assert instance_spec(claim(spec={"resources": nothing})).os_disk_gib == 0
         with pytest.raises(InvalidRequest, match=r"storage request of nodeclaim\(ws1\) should be more than 0"):
-            instance_spec(claim(spec=nothing))
-        assert instance_spec(claim(spec={"resources": {}})).os_disk_gib == 0
+            instance_spec(claim(spec={"resources": {"requests": {"storage": "-1Gi"}}}))
 
 
 def stored(resource: Resource[Any], **metadata: Any) -> Stored[Any]:

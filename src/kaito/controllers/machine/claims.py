@@ -53,8 +53,6 @@ class ClaimKind(Protocol):
     resource: Resource[Any]
     pool_label: tuple[str, str]
     """Label that names who asks for nodes, with its value where a claim has none."""
-    default_disk: bool
-    """Whether a request for no storage at all means the cloud's default."""
 
     def condition(self, name: str) -> str:
         """The name that the kind gives to a condition."""
@@ -162,7 +160,6 @@ class MachineKind:
     name = "machine"
     resource: Resource[Any] = MACHINES
     pool_label = (labels.PROVISIONER_NAME, labels.PROVISIONER_DEFAULT)
-    default_disk = True
     _names: Mapping[str, str] = {
         LAUNCHED: machine.LAUNCHED,
         REGISTERED: machine.REGISTERED,
@@ -201,7 +198,6 @@ class NodeClaimKind:
     name = "nodeclaim"
     resource: Resource[Any] = NODE_CLAIMS
     pool_label = (labels.NODE_POOL, labels.NODE_POOL_DEFAULT)
-    default_disk = False
 
     def condition(self, name: str) -> str:
         return name

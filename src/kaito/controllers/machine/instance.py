@@ -82,7 +82,7 @@ def _os_disk_gib(claim: Claim) -> int:
     if storage is None:
         return 0
     size = storage.ceil_gib()
-    if size < 0 or (size == 0 and not claim.kind.default_disk):
+    if size < 0:
         raise InvalidRequest(f"storage request of {claim.kind.name}({claim.name}) should be more than 0")
     return size
 
