@@ -1,8 +1,8 @@
-"""``make chaos``: hundreds of Machines come and go at random while cloud, API server and operators fail in every way.
+"""``make chaos``: hundreds of claims come and go at random while cloud, API server and operators fail in every way.
 
 The cloud answers 401, 409, 429 and 500, late or not at all; its operations fail, take for ever, or end with a machine that
 never joins. Watches of the API server break, and the leader is killed twice. When the weather has cleared there must be
-exactly one pool, and one Ready node, for every Machine that was not deleted; and no process may have written anything, to
+exactly one pool, and one Ready node, for every claim that was not deleted; and no process may have written anything, to
 the cluster or to the cloud, without holding the lease.
 """
 
@@ -91,7 +91,7 @@ async def come_and_go(fleet: Fleet, most: int, rng: random.Random, wanted: set[s
             await fleet.delete(name)
         elif len(wanted) < most:
             number += 1
-            name = f"ws{number:05d}"
+            name = f"{'nc' if number % 4 == 0 else 'ws'}{number:05d}"
             wanted.add(name)
             await fleet.make(name)
 

@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from kaito.api.machine import Machine
-from kaito.api.resources import MACHINES
+from kaito.api.nodeclaim import NodeClaim
+from kaito.api.resources import MACHINES, NODE_CLAIMS
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
 from kaito.devcluster.apiserver.requests import Query, RequestInfo
 from kaito.devcluster.arm import ArmEmulator, ArmOptions, Pool, Site, build_nodes
@@ -40,6 +41,7 @@ from support.nodes import join
 
 LEASE_DURATION, RENEW_DEADLINE, RETRY_PERIOD = 4.0, 3.0, 0.5
 """Seconds."""
+NODE_CLAIM_PREFIX = "nc"
 READS = ("get", "list", "watch")
 SITE = Site(subscription="sub", resource_group="rg", cluster="aks")
 
@@ -194,15 +196,20 @@ class Fleet:
     def leader(self) -> Operator | None:
         return next((each for each in self.operators if each.name == self.law.leader and each.process), None)
 
-    async def make(self, name: str) -> Machine:
-        return await self.client.create(MACHINES, Machine.model_validate(machine_manifest(name)))
+    async def make(self, name: str) -> None:
+        """A Machine, or a NodeClaim where ``name`` begins with ``nc``."""
+        if name.startswith(NODE_CLAIM_PREFIX):
+            await self.client.create(NODE_CLAIMS, NodeClaim.model_validate(node_claim_manifest(name)))
+        else:
+            await self.client.create(MACHINES, Machine.model_validate(machine_manifest(name)))
 
     async def delete(self, name: str) -> None:
         with suppress(NotFound):
-            await self.client.delete(MACHINES, name)
+            await self.client.delete(NODE_CLAIMS if name.startswith(NODE_CLAIM_PREFIX) else MACHINES, name)
 
-    async def machines(self) -> list[Machine]:
-        return await self.client.list(MACHINES)
+    async def machines(self) -> list[Machine | NodeClaim]:
+        """The claims of both kinds."""
+        return [*await self.client.list(MACHINES), *await self.client.list(NODE_CLAIMS)]
 
     async def nodes(self) -> list[Manifest]:
         return await self.client.list(NODES)
@@ -241,6 +248,12 @@ def machine_manifest(name: str) -> dict[str, Any]:
             "taints": [{"key": "sku", "value": "gpu", "effect": "NoSchedule"}],
         },
     }
+
+
+def node_claim_manifest(name: str) -> dict[str, Any]:
+    machine = machine_manifest(name)
+    spec = machine["spec"] | {"nodeClassRef": {"group": "kaito.sh", "kind": "KaitoNodeClass", "name": "default"}}
+    return machine | {"apiVersion": "karpenter.sh/v1", "kind": "NodeClaim", "spec": spec}
 
 
 async def until(probe: Any, what: str, deadline: float) -> float:

@@ -190,14 +190,17 @@ class LocalCluster:
 
             async def initialize(name: str = name, node: Manifest = node) -> None:
                 live = await client.get(NODES, name)
-                taints = [taint for taint in live["spec"].get("taints") or () if taint["key"] != UNINITIALIZED]
-                version = {"resourceVersion": live["metadata"]["resourceVersion"]}
-                spec = {"providerID": node["spec"]["providerID"], "taints": taints or None}
-                await client.patch(NODES, name, {"metadata": version, "spec": spec})
+                live["spec"]["providerID"] = node["spec"]["providerID"]
+                live["spec"]["taints"] = [taint for taint in live["spec"]["taints"] if taint["key"] != UNINITIALIZED]
+                await client.update(NODES, live)
+
+            async def make_ready(name: str = name, node: Manifest = node) -> None:
+                live = await client.get(NODES, name)
+                await client.update_status(NODES, {**live, "status": node["status"]})
 
             with contextlib.suppress(NotFound):
                 await retry_on_conflict(initialize)
-                await client.patch(NODES, name, {"status": node["status"]}, subresource="status")
+                await retry_on_conflict(make_ready)
 
     async def _remove_nodes(self, pool: Pool) -> None:
         for index in pool.instances:

@@ -212,3 +212,29 @@ async def test_a_pool_that_someone_deletes_while_it_is_made_is_made_again(world:
         world.arm.drop_pool(world.name)
         await world.ready()
     assert world.count("PUT") == 2
+
+
+async def test_a_pool_of_others_that_has_just_come_is_left_alone_with_its_nodes(world: World) -> None:
+    """The last list of pools knows nothing of it yet."""
+    async with world.running():
+        await eventually(lambda: world.count("LIST"))
+        lists = world.count("LIST")
+        pool = world.arm.add_pool(world.name, {"vmSize": "Standard_D4s_v5"})
+        pool.instances = (0,)
+        await world.join(pool)
+        await world.make()
+
+        async def waiting() -> bool:
+            return "earlier Node" in (await world.condition("MachineLaunched"))[2] or world.count("LIST") > lists
+
+        await eventually(waiting)
+        message = await world.becomes("MachineLaunched", "False", "LaunchFailed")
+        assert "there is already an" in message
+        await world.client.delete(MACHINES, world.name)
+
+        async def released() -> bool:
+            return not await world.client.list(MACHINES)
+
+        await eventually(released)
+    assert (await world.node())["metadata"].get("deletionTimestamp") is None
+    assert world.pools == [world.name]

@@ -100,6 +100,8 @@ async def _launch(ctx: ClaimContext) -> Outcome:
             why = f": {ctx.cloud.error}" if ctx.cloud.error is not None else ""
             return Wait(LAUNCHING, cut(f"waiting for the list of instances{why}"), FALLBACK, "Unknown")
         if leftovers := await release_nodes(ctx):
+            # They may also be those of somebody's instance that the next list shows.
+            ctx.cloud.expect(ctx.name)
             message = f"waiting for an earlier Node {leftovers[0]} to go"
             return Wait(LAUNCHING, message, ctx.settings.poll_interval, "Unknown")
         instance = await ctx.cloud.create(instance_spec(ctx.claim, unavailable=_tried(ctx)))
