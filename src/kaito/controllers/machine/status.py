@@ -75,11 +75,12 @@ def transitions(old: Claim, new: Claim, findings: Sequence[Finding]) -> Iterator
             yield Told("Normal", LAUNCHING, after.message)
     for name in became_true(old, new):
         yield Told("Normal", name, f"Node {new.node_name} is ready for the workload" if name == READY else notes[name])
-    for name, reasons, kind in ((NODE_READY, None, "NodeNotReady"), (DRAINED, (BLOCKED,), "FailedDraining")):
-        was, is_ = old.said(name), new.said(name)
-        worth = is_ is not None and is_.status == "False" and (reasons is None or is_.reason in reasons)
-        if is_ is not None and worth and (was is None or was.reason != is_.reason or was.status != "False"):
-            yield Told("Warning", kind, is_.message)
+    sick, blocked = new.said(NODE_READY), new.said(DRAINED)
+    if old.holds(NODE_READY) and sick is not None and sick.status == "False":
+        yield Told("Warning", "NodeNotReady", sick.message)
+    was_blocked = (said := old.said(DRAINED)) is not None and said.reason == BLOCKED
+    if blocked is not None and blocked.reason == BLOCKED and not was_blocked:
+        yield Told("Warning", "FailedDraining", blocked.message)
     drifted = new.said(DRIFTED)
     if drifted is not None and not old.holds(DRIFTED):
         yield Told("Warning", DRIFTED, notes.get(DRIFTED, ""))

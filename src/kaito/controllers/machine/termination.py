@@ -104,7 +104,7 @@ def drain_deadline(ctx: ClaimContext) -> datetime:
 async def release_nodes(ctx: ClaimContext) -> list[str]:
     """Delete the Nodes of an instance that is gone; the names of those that others still hold."""
     for stored in ctx.node_lister.by_index(nodes.POOL_INDEX, ctx.name):
-        if nodes.made_by_kaito(stored):
+        if nodes.made_by_kaito(stored) or any(owner.uid == ctx.uid for owner in stored.meta.owner_references):
             await release_node(ctx.client, stored)
     return sorted(nodes.name_of(node) for node in ctx.nodes())
 
