@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from controllers.machine.conftest import World
+from controllers.machine.test_robustness import Wrapped
 from kaito.api.resources import MACHINES, NODE_CLAIMS
 from kaito.controllers.machine.drain import Plan, plan
+from kaito.provisioner import Instance
 from kaito.runtime import NODES, PODS, Manifest, NotFound, Resource, manifest_resource
 from support.waiting import eventually
 
@@ -171,3 +173,23 @@ async def test_a_node_whose_machine_is_gone_is_not_drained(world: World) -> None
             await world.client.delete(NODES, node)
             await world.gone()
         assert (await world.client.get(PODS, guarded, "default"))["metadata"].get("deletionTimestamp") is None
+
+
+async def test_a_list_that_leaves_the_pool_out_ends_no_pod(world: World) -> None:
+    async with world.running():
+        await world.make()
+        node = (await world.ready()).status.node_name
+    hidden = world.arm.pools[world.name]
+    guarded = await world.pod("guarded", node, terminationGracePeriodSeconds=0)
+
+    class Forgetful(Wrapped):
+        async def list(self) -> list[Instance]:
+            return [instance for instance in await self.inner.list() if instance.name != world.name]
+
+    async with budget(world, guarded), world.running(Forgetful):
+        await world.delete()
+        await world.becomes("Drained", "False", "EvictionBlocked")
+        assert hidden.state == "Succeeded"
+        assert world.count("DELETE") == 0
+    async with world.running():
+        await world.gone()

@@ -42,9 +42,15 @@ class DrainStep:
         if not ctx.cloud.synced:
             ctx.cloud.expect(ctx.name)
             return _unknown(ctx)
-        instance = ctx.cloud.find(ctx.name)
-        if instance is None or instance.owner != ctx.uid or instance.state is InstanceState.DELETING:
-            return Proceed("InstanceGoing", "the machine behind the Node is gone or going")
+        try:
+            # A list that has left it out must not end what runs on it.
+            instance = ctx.cloud.find(ctx.name) or await ctx.cloud.get(ctx.name)
+        except InstanceNotFound:
+            return Proceed("InstanceTerminated", "the machine behind the Node is gone")
+        except ProviderError as error:
+            return _refused(ctx, error)
+        if instance.owner != ctx.uid or instance.state is InstanceState.DELETING:
+            return Proceed("InstanceGoing", "the machine behind the Node is going, or not the claim's")
         deadline, pause = drain_deadline(ctx), ctx.settings.drain_interval
         if ctx.now >= deadline:
             return Proceed("DrainTimedOut", "the time for draining is over")
