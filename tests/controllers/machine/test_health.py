@@ -9,9 +9,11 @@ import pytest
 from prometheus_client import generate_latest
 
 from controllers.machine.conftest import World, machine_manifest
+from controllers.machine.test_parts import Provider, at, context, machine
 from kaito.api.machine import Machine
 from kaito.controllers.machine.breaker import Breaker
 from kaito.controllers.machine.claims import MACHINE, Claim
+from kaito.controllers.machine.health import look
 from kaito.devcluster.arm import Plan
 from kaito.devcluster.arm.errors import ArmError
 from kaito.runtime import NODES, Lister, Stored
@@ -254,3 +256,31 @@ async def test_machines_have_a_heartbeat(world: World) -> None:
         text = await eventually(beats)
     assert text.startswith('"20')
     assert text.endswith('Z"')
+
+
+@pytest.mark.parametrize(("waited", "due"), [(0, False), (599, False), (600, True)])
+async def test_a_vanished_node_is_missed_for_ten_minutes(waited: float, due: bool) -> None:
+    conditions = [
+        {"type": "MachineLaunched", "status": "True", "lastTransitionTime": "2024-11-16T11:00:00Z"},
+        {
+            "type": "MachineRegistered",
+            "status": "False",
+            "reason": "NodeNotFound",
+            "lastTransitionTime": "2024-11-16T12:00:00Z",
+        },
+    ]
+    subject = machine(status={"nodeName": "gone", "conditions": conditions})
+    trouble = look(await context(subject, Provider(AssertionError()), at(waited)))
+    assert trouble is not None
+    assert (trouble.reason, trouble.due) == ("NodeNotFound", due)
+
+
+async def test_one_that_has_just_been_missed_is_missed_from_now_on() -> None:
+    conditions = [
+        {"type": "MachineLaunched", "status": "True", "lastTransitionTime": "2024-11-16T11:00:00Z"},
+        {"type": "MachineRegistered", "status": "True", "lastTransitionTime": "2024-11-16T11:05:00Z"},
+    ]
+    subject = machine(status={"nodeName": "gone", "conditions": conditions})
+    trouble = look(await context(subject, Provider(AssertionError()), at(0)))
+    assert trouble is not None
+    assert trouble.left.total_seconds() == 600
