@@ -172,7 +172,7 @@ class Operator:
         from kaito.controllers.workspace import setup
 
         election = ElectionConfig(NAMESPACE, "bench", default_identity())
-        options = ManagerOptions(metrics_address="0", health_address="0", election=election)
+        options = ManagerOptions(metrics_address="0", health_address="0", election=election, own_process=True)
         self.manager = Manager(load_config(kubeconfig), options)
         self.runs: list[ControllerRun] = []
         add = self.manager.add

@@ -222,6 +222,7 @@ def run(
             health_address=health_probe_bind_address if health_probe_port is None else f":{health_probe_port}",
             election=election,
             grace_period=grace_period,
+            own_process=True,
         )
         served = None
         if webhook:

@@ -17,7 +17,7 @@ import socket
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, final
@@ -29,6 +29,7 @@ from kaito.runtime.clock import Clock, SystemClock
 from kaito.runtime.control.controller import Controller
 from kaito.runtime.control.run import ControllerRun
 from kaito.runtime.errors import CacheError, ConfigError, LeadershipLost, StopTimeout
+from kaito.runtime.fairness import uncollected
 from kaito.runtime.log import get_logger
 from kaito.runtime.manager import watchdog
 from kaito.runtime.manager.elector import ElectionConfig, Elector, Fence
@@ -86,6 +87,9 @@ class ManagerOptions:
     sync_timeout: float = SYNC_TIMEOUT
     field_manager: str = "kaito"
     """Owner of the fields that the manager's clients write, in ``managedFields`` and for server-side apply."""
+    own_process: bool = False
+    """This process runs nothing but the manager: what it has loaded when its caches have synced is left out of garbage
+    collections, which would hold the event loop longer the more that is."""
     namespaces: Sequence[str] = ()
     """Namespaces that the cache holds where nothing else is said; empty for all of them."""
 
@@ -317,8 +321,9 @@ class Manager:
         for name, added in self._added_servers.items():
             await added.start()
             background.start(f"server {name}", added.run())
-        self.cache.start(informers)
-        await self.cache.wait_synced(self.options.sync_timeout)
+        with uncollected() if self.options.own_process else nullcontext():
+            self.cache.start(informers)
+            await self.cache.wait_synced(self.options.sync_timeout)
         await self._everywhere.start()
         if self._elector is not None:
             await self._elector.acquire()
