@@ -11,6 +11,7 @@ from kaito.api.defaulting import read_workspace
 from kaito.api.validation import FieldError, Policy, Verdict, validate, validate_update
 from kaito.models import Catalogue
 
+SEEDS = Path(__file__).parents[1] / "seeds"
 SAMPLES = Path(__file__).parents[2] / "config" / "samples"
 CATALOGUE = Catalogue.default()
 
@@ -408,17 +409,28 @@ def test_aws_types_are_known_where_the_cloud_is_aws() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sample", "paths"),
+    ("seed", "paths"),
     [
         ("workspace-phi-3-mini.inference.yaml", set()),
         ("workspace-phi-3-mini-adapter.inference.yaml", {"inference.adapters[0].source.image"}),
         ("workspace-phi-3-mini.tuning.yaml", {"tuning.output.image", "tuning.output.imagePushSecret"}),
     ],
 )
-def test_placeholders_of_the_samples_are_named(sample: str, paths: set[str]) -> None:
-    found = errors(yaml.safe_load((SAMPLES / sample).read_text()))
+def test_placeholders_of_the_published_examples_are_named(seed: str, paths: set[str]) -> None:
+    found = errors(yaml.safe_load((SEEDS / seed).read_text()))
     assert set(found) == paths
     assert all("is a placeholder: put" in error.message for error in found.values())
+
+
+def test_the_samples_have_names_of_their_own_and_no_errors() -> None:
+    documents = [
+        document for path in sorted(SAMPLES.glob("*.yaml")) for document in yaml.safe_load_all(path.read_text())
+    ]
+    names = [(document["kind"], document["metadata"]["name"]) for document in documents]
+    assert len(set(names)) == len(names)
+    for document in documents:
+        if document["kind"] == "Workspace":
+            assert errors(document) == {}, document["metadata"]["name"]
 
 
 def update_errors(new: dict[str, Any], old: dict[str, Any]) -> set[str]:

@@ -12,6 +12,7 @@ import yaml
 
 from kaito.devcluster.state import Running, StateFolder
 
+SEEDS = Path(__file__).parents[1] / "seeds"
 SAMPLES = Path(__file__).resolve().parents[2] / "config" / "samples"
 
 
@@ -68,7 +69,7 @@ def test_a_file_that_is_not_there_is_named() -> None:
 
 @pytest.mark.parametrize("sample", ["workspace-phi-3-mini.inference.yaml", "workspace-phi-3-mini.tuning.yaml"])
 def test_a_summary_says_what_it_takes(sample: str) -> None:
-    text = (SAMPLES / sample).read_text()
+    text = (SEEDS / sample).read_text()
     for placeholder, own in {"ACR_REPO_HERE": "mine", "IMAGE_NAME_HERE": "x", "ACR_REGISTRY_SECRET_HERE": "s"}.items():
         text = text.replace(placeholder, own)
     done = kaito("plan", "-f", "-", "-o", "table", stdin=text)
@@ -79,7 +80,7 @@ def test_a_summary_says_what_it_takes(sample: str) -> None:
 
 
 def test_the_plan_of_a_tuning_is_a_job() -> None:
-    text = (SAMPLES / "workspace-phi-3-mini.tuning.yaml").read_text()
+    text = (SEEDS / "workspace-phi-3-mini.tuning.yaml").read_text()
     refused = kaito("plan", "-f", "-", stdin=text)
     assert refused.returncode == 2
     assert "is a placeholder" in refused.stderr

@@ -1,0 +1,127 @@
+"""The published examples, their placeholders replaced, from apply to their final state; and two that want the same nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from controllers.test_together import cloud, operator, workloads
+from kaito.api.conditions import is_true
+from kaito.api.defaulting import read_workspace
+from kaito.api.resources import MACHINES, WORKSPACES
+from kaito.api.workspace import Workspace
+from kaito.devcluster.arm import ArmEmulator
+from kaito.runtime import JOBS, NODES, PODS, STATEFUL_SETS, Client
+from support.controlplane import ControlPlane
+from support.definitions import install
+from support.waiting import eventually
+
+__all__ = ["cloud", "workloads"]
+
+SEEDS = sorted((Path(__file__).parents[1] / "seeds").glob("*.yaml"))
+REPLACED = {
+    "ACR_REPO_HERE.azurecr.io/ADAPTER_HERE": "mine.azurecr.io/adapter",
+    "ACR_REPO_HERE.azurecr.io/IMAGE_NAME_HERE": "mine.azurecr.io/adapter",
+    "ACR_REGISTRY_SECRET_HERE": "credentials",
+}
+
+
+def filled_in(path: Path) -> dict[str, Any]:
+    text = path.read_text()
+    for placeholder, own in REPLACED.items():
+        text = text.replace(placeholder, own)
+    manifest: dict[str, Any] = yaml.safe_load(text)
+    return manifest
+
+
+async def succeeds(client: Client, namespace: str, name: str) -> Workspace:
+    async def done() -> Workspace:
+        found = await client.get(WORKSPACES, name, namespace)
+        assert is_true(found.status.conditions, "WorkspaceSucceeded"), found.status
+        return found
+
+    return await eventually(done, deadline=60.0)
+
+
+async def vanishes(client: Client, namespace: str, cloud: ArmEmulator) -> None:
+    for workspace in await client.list(WORKSPACES, namespace):
+        await client.delete(WORKSPACES, workspace.metadata.name, namespace)
+
+    async def gone() -> bool:
+        left = [node for node in await client.list(NODES) if "kaito.sh/workspace" in node["metadata"].get("labels", {})]
+        return not (cloud.pools or left or await client.list(MACHINES) or await client.list(WORKSPACES, namespace))
+
+    await eventually(gone, deadline=60.0)
+
+
+@pytest.mark.parametrize("path", SEEDS, ids=lambda path: path.stem)
+async def test_a_published_example_comes_to_its_end(
+    path: Path, control_plane: ControlPlane, client: Client, namespace: str, cloud: ArmEmulator, workloads: None
+) -> None:
+    await install(client)
+    manifest = filled_in(path)
+    name = manifest["metadata"]["name"]
+    async with operator(control_plane.config, cloud):
+        await client.create(WORKSPACES, read_workspace(manifest), namespace=namespace)
+        found = await succeeds(client, namespace, name)
+        assert found.status.state == ("Succeeded" if "tuning" in manifest else "Ready")
+        (node,) = found.status.worker_nodes or ()
+        pods = await client.list(PODS, namespace, labels={"kaito.sh/workspace": name})
+        assert {pod["spec"]["nodeName"] for pod in pods} == {node}
+        if "tuning" in manifest:
+            assert (await client.get(JOBS, name, namespace))["status"]["succeeded"] == 1
+        await vanishes(client, namespace, cloud)
+
+
+async def test_two_workspaces_with_the_same_selector_each_have_their_own(
+    control_plane: ControlPlane, client: Client, namespace: str, cloud: ArmEmulator, workloads: None
+) -> None:
+    await install(client)
+    manifest = filled_in(next(path for path in SEEDS if path.stem == "workspace-phi-3-mini.inference"))
+    async with operator(control_plane.config, cloud):
+        for name in ("one", "two"):
+            both = {**manifest, "metadata": {"name": name}}
+            await client.create(WORKSPACES, read_workspace(both), namespace=namespace)
+        one, two = [await succeeds(client, namespace, name) for name in ("one", "two")]
+        assert not {*(one.status.worker_nodes or ())} & {*(two.status.worker_nodes or ())}
+        for name, workspace in {"one": one, "two": two}.items():
+            pods = await client.list(PODS, namespace, labels={"kaito.sh/workspace": name})
+            assert {pod["spec"]["nodeName"] for pod in pods} == {*(workspace.status.worker_nodes or ())}
+        await client.delete(WORKSPACES, "one", namespace)
+
+        async def alone() -> bool:
+            return len(cloud.pools) == 1
+
+        await eventually(alone, deadline=60.0)
+        after = await client.get(WORKSPACES, "two", namespace)
+        assert after.status == two.status
+        await vanishes(client, namespace, cloud)
+
+
+async def test_a_model_over_two_nodes(
+    control_plane: ControlPlane, client: Client, namespace: str, cloud: ArmEmulator, workloads: None
+) -> None:
+    await install(client)
+    sample = Path(__file__).parents[2] / "config" / "samples" / "workspace-llama-2-13b-private.inference.yaml"
+    manifest = yaml.safe_load(sample.read_text())
+    name = manifest["metadata"]["name"]
+    async with operator(control_plane.config, cloud):
+        await client.create(WORKSPACES, read_workspace(manifest), namespace=namespace)
+        found = await succeeds(client, namespace, name)
+        assert len(found.status.worker_nodes or ()) == 2
+        made = await client.get(STATEFUL_SETS, name, namespace)
+        assert made["status"]["readyReplicas"] == 2
+        pods = await client.list(PODS, namespace, labels={"kaito.sh/workspace": name})
+        assert sorted(pod["spec"]["nodeName"] for pod in pods) == sorted(found.status.worker_nodes or ())
+        await vanishes(client, namespace, cloud)
+
+
+async def test_the_samples_apply_as_a_whole(control_plane: ControlPlane, client: Client, namespace: str) -> None:
+    await install(client)
+    for path in sorted((Path(__file__).parents[2] / "config" / "samples").glob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            if document["kind"] == "Workspace":
+                await client.create(WORKSPACES, read_workspace(document), namespace=namespace)
