@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,39 @@ async def test_a_model_over_two_nodes(
         assert made["status"]["readyReplicas"] == 2
         pods = await client.list(PODS, namespace, labels={"kaito.sh/workspace": name})
         assert sorted(pod["spec"]["nodeName"] for pod in pods) == sorted(found.status.worker_nodes or ())
+        await vanishes(client, namespace, cloud)
+
+
+async def test_what_it_costs_until_a_workspace_is_ready(
+    control_plane: ControlPlane, client: Client, namespace: str, cloud: ArmEmulator, workloads: None
+) -> None:
+    """Write requests of the Workspace controller, dry runs and Events among them; and none for one that is settled."""
+    await install(client)
+    manifest = filled_in(next(path for path in SEEDS if path.stem == "workspace-phi-3-mini.inference"))
+    async with (
+        operator(control_plane.config, cloud, only="machine"),
+        operator(control_plane.config, cloud, only="workspace") as manager,
+    ):
+        writes: list[tuple[str, str]] = []
+        send = manager.rest.send
+
+        async def counted(method: str, path: str, **options: Any) -> Any:
+            if method != "GET":
+                writes.append((method, path))
+            return await send(method, path, **options)
+
+        manager.rest.send = counted  # type: ignore[method-assign, assignment]
+        await client.create(WORKSPACES, read_workspace(manifest), namespace=namespace)
+        await succeeds(client, namespace, manifest["metadata"]["name"])
+        await eventually(lambda: any(path.endswith("/events") for _, path in writes[-3:]))
+        assert len(writes) <= 15, writes
+        writes.clear()
+        for other in ("first", "second"):
+            labels = {"metadata": {"labels": {other: "x"}}}
+            await client.patch(WORKSPACES, manifest["metadata"]["name"], labels, namespace=namespace)
+        await asyncio.sleep(0.5)
+        assert writes == []
+    async with operator(control_plane.config, cloud):
         await vanishes(client, namespace, cloud)
 
 

@@ -223,7 +223,6 @@ def test_only_turning_points_are_told(workspace: Workspace) -> None:
     assert told([], [pending]) == []
     assert told([pending], [succeeded, Finding("InferenceReady", "True", "r", "")]) == [
         ("Normal", "WorkspaceReady"),
-        ("Normal", "InferenceReady"),
     ]
     assert told([succeeded], [pending]) == [("Warning", "WorkspaceNotReady")]
     assert told([pending], [failed]) == [("Warning", "WorkspaceFailed")]

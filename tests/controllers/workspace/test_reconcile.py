@@ -66,15 +66,7 @@ async def test_from_apply_to_ready(harness: Harness, phi3: dict[str, Any]) -> No
     assert harness.conditions()["WorkspaceSucceeded"] == ("True", "workspaceSucceeded")
     generation = harness.workspace()["metadata"]["generation"]
     assert {item["observedGeneration"] for item in harness.workspace()["status"]["conditions"]} == {generation}
-    assert harness.recorder.reasons == [
-        "MachineCreated",
-        "ServiceCreated",
-        "DeploymentCreated",
-        "MachineReady",
-        "ResourceReady",
-        "InferenceReady",
-        "WorkspaceReady",
-    ]
+    assert harness.recorder.reasons == ["MachineCreated", "DeploymentCreated", "ResourceReady", "WorkspaceReady"]
 
 
 async def test_a_settled_workspace_causes_no_writes(harness: Harness, phi3: dict[str, Any]) -> None:

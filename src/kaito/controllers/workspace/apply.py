@@ -15,7 +15,7 @@ from kaito.controllers.workspace.manifests.ownership import (
     difference,
     differing,
 )
-from kaito.runtime import AlreadyExists
+from kaito.runtime import SERVICES, AlreadyExists
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +70,8 @@ async def find_or_create(
         except AlreadyExists:
             live = await ctx.client.get(resource, name, ctx.namespace)
         else:
-            ctx.emit("Normal", f"{resource.kind}Created", f"created {resource.kind} {name}")
+            if resource != SERVICES:  # which comes with its workload
+                ctx.emit("Normal", f"{resource.kind}Created", f"created {resource.kind} {name}")
             return created, True
     obstacle = not_ours(ctx.workspace, live, f"{resource.kind} {name}", pending=pending, failed=failed)
     if obstacle is not None:

@@ -6,7 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kaito.api import labels
+from kaito.api.conditions import is_true
 from kaito.api.resources import WORKSPACES
+from kaito.api.workspace import WORKSPACE_SUCCEEDED
 from kaito.controllers.pipeline import EventKind, Finding, run, write_status
 from kaito.controllers.workspace.configs import ConfigMaps
 from kaito.controllers.workspace.context import Caches, WorkspaceContext
@@ -15,11 +17,18 @@ from kaito.controllers.workspace.holding import release_all
 from kaito.controllers.workspace.inference import InferenceStep
 from kaito.controllers.workspace.resource import MachineStep, NodeClaimStep, NodesStep, ResourceStep
 from kaito.controllers.workspace.revision import RevisionStep
-from kaito.controllers.workspace.status import WorkspaceStep, held_up, next_status, transitions, with_summary
+from kaito.controllers.workspace.status import (
+    WorkspaceStep,
+    held_up,
+    next_status,
+    only_words,
+    transitions,
+    with_summary,
+)
 from kaito.controllers.workspace.tuning import CompletionStep, TuningStep
 from kaito.controllers.workspace.upgrades import Upgrades
 from kaito.controllers.workspace.validation import ValidationStep
-from kaito.runtime import NotFound, ObjectReference, Request, Result, remove_finalizer
+from kaito.runtime import Key, NotFound, ObjectReference, Request, Result, remove_finalizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +41,8 @@ if TYPE_CHECKING:
 
 NODE_STEPS: dict[str, type[NodesStep]] = {"machine": MachineStep, "nodeclaim": NodeClaimStep, "byo": NodesStep}
 """By node source."""
+WORDS = 10.0
+"""Seconds between two writes of a status in which only words differ."""
 TURN = 30.0
 """Seconds until a Workspace that waits for its turn to be upgraded looks again."""
 
@@ -58,6 +69,8 @@ class WorkspaceReconciler:
         self._settings = settings
         self._metrics = metrics
         self._upgrades = upgrades or Upgrades(settings.upgrades)
+        self._written: dict[Key, float] = {}
+        """When the status of Workspaces that are on their way was written last."""
         before: tuple[WorkspaceStep, ...] = (
             ValidationStep(configs),
             RevisionStep(),
@@ -71,6 +84,7 @@ class WorkspaceReconciler:
         stored = self._caches.workspaces.stored(request.key.name, request.key.namespace)
         if stored is None:
             self._upgrades.forget(request.key)
+            self._written.pop(request.key, None)
             return None
         if stored.meta.deleting:
             if labels.WORKSPACE_FINALIZER in stored.meta.finalizers:
@@ -79,10 +93,12 @@ class WorkspaceReconciler:
         ctx = self._context(stored, stored.decode())
         steps = self.inference if ctx.workspace.tuning is None else self.tuning
         report = await run(steps, ctx, held_up)
-        await self._write_status(ctx, with_summary(report), target=ctx.target)
+        later = await self._write_status(ctx, with_summary(report), target=ctx.target)
         result = report.result()
         if result is None and ctx.outdated and self._upgrades.policy == "rolling":
             return Result(requeue_after=TURN)
+        if later is not None and (result is None or (result.requeue_after or later) >= later):
+            return Result(requeue_after=later)
         return result
 
     async def _finish(self, stored: Stored[Workspace]) -> None:
@@ -116,11 +132,22 @@ class WorkspaceReconciler:
 
     async def _write_status(
         self, ctx: WorkspaceContext, findings: Iterable[Finding], *, target: int | None = None
-    ) -> None:
-        """One patch, only where something differs; what it tells of is told once it is written."""
+    ) -> float | None:
+        """One patch, only where something differs; what it tells of is told once it is written.
+
+        Seconds until it should be written, where that can wait: progress is not told word by word.
+        """
         before, now = ctx.workspace.status, self._clock.now()
         after = next_status(ctx.workspace, findings, ctx.worker_nodes, now, target=target)
+        key, moment = Key(ctx.namespace, ctx.name), self._clock.monotonic()
+        wait = self._written.get(key, moment - WORDS) + WORDS - moment
+        if before != after and wait > 0 and only_words(before, after):
+            return wait
         if await write_status(self._client, WORKSPACES, ctx.workspace, after):
             self._metrics.moved(ctx.workspace, before, after, now)
+            self._written[key] = moment
             for told in transitions(before, after):
                 ctx.emit(*told)
+        if is_true(after.conditions, WORKSPACE_SUCCEEDED):
+            self._written.pop(key, None)
+        return None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kaito.controllers.pipeline import REFUSALS, Fail, Wait
 from kaito.controllers.workspace.apply import not_ours
 from kaito.controllers.workspace.desired import desired_objects
-from kaito.runtime import AlreadyExists
+from kaito.runtime import SERVICES, AlreadyExists
 
 if TYPE_CHECKING:
     from kaito.controllers.workspace.context import WorkspaceContext
@@ -27,6 +27,8 @@ async def rehearse(ctx: WorkspaceContext, failed: str) -> Wait | Fail | None:
             if obstacle is not None:
                 return obstacle
             continue
+        if wanted.resource == SERVICES:
+            continue  # all of it is kaito's own: only one that is there already could stand in its way
         try:
             await stage.create(wanted.resource, wanted.manifest, namespace=ctx.namespace)
         except AlreadyExists:

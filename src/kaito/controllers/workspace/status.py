@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
 
+    from kaito.api.meta import Condition
     from kaito.api.workspace import Workspace
     from kaito.controllers.pipeline import Report
 
@@ -80,16 +81,35 @@ def state_of(workspace: Workspace, status: WorkspaceStatus) -> str:
     return "NotReady" if workspace.status.state in ("Ready", "NotReady") else "Pending"
 
 
+def only_words(old: WorkspaceStatus, new: WorkspaceStatus) -> bool:
+    """Whether nothing differs but what conditions say in their messages: how far something has come."""
+    if old.model_copy(update={"conditions": None}) != new.model_copy(update={"conditions": None}):
+        return False
+    return [_kind(condition) for condition in old.conditions or ()] == [
+        _kind(condition) for condition in new.conditions or ()
+    ]
+
+
+def _kind(condition: Condition) -> tuple[object, ...]:
+    return condition.type, condition.status, condition.reason, condition.observed_generation
+
+
 def transitions(old: WorkspaceStatus, new: WorkspaceStatus) -> Iterator[Told]:
-    """The Events that a change of conditions is worth: every success, and what became of the whole."""
+    """The Events that a change of conditions is worth: the last success of those that came together, and what became of
+    the whole."""
+    reached: Told | None = None
     for condition in new.conditions or ():
         before = find(old.conditions, condition.type)
         if before is not None and (before.status, before.reason) == (condition.status, condition.reason):
             continue
         whole = condition.type == WORKSPACE_SUCCEEDED
+        if condition.status == "True" and reached is not None and reached.reason == "WorkspaceReady":
+            continue
         if condition.status == "True":
-            yield Told("Normal", "WorkspaceReady" if whole else condition.type, condition.message)
+            reached = Told("Normal", "WorkspaceReady" if whole else condition.type, condition.message)
         elif whole and condition.reason == "workspaceFailed":
             yield Told("Warning", "WorkspaceFailed", condition.message)
         elif whole and before is not None and before.status == "True":
             yield Told("Warning", "WorkspaceNotReady", condition.message)
+    if reached is not None:
+        yield reached
