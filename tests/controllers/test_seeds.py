@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from controllers.test_together import cloud, operator, workloads
-from kaito.api.conditions import is_true
+from kaito.api.conditions import find, is_true
 from kaito.api.defaulting import read_workspace
 from kaito.api.resources import MACHINES, WORKSPACES
 from kaito.api.workspace import Workspace
@@ -18,6 +18,7 @@ from kaito.devcluster.arm import ArmEmulator
 from kaito.runtime import JOBS, NODES, PODS, STATEFUL_SETS, Client
 from support.controlplane import ControlPlane
 from support.definitions import install
+from support.tenant import Tenant
 from support.waiting import eventually
 
 __all__ = ["cloud", "workloads"]
@@ -151,6 +152,52 @@ async def test_what_it_costs_until_a_workspace_is_ready(
         assert writes == []
     async with operator(control_plane.config, cloud):
         await vanishes(client, namespace, cloud)
+
+
+async def test_a_cluster_without_machines_is_told_of_and_heals(
+    control_plane: ControlPlane,
+    client: Client,
+    namespace: str,
+    cloud: ArmEmulator,
+    workloads: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kaito.controllers.workspace.kinds.PERIOD", 0.2)
+    await install(client, "kaito.sh_workspaces")
+    manifest = filled_in(next(path for path in SEEDS if path.stem == "workspace-phi-3-mini.inference"))
+    name = manifest["metadata"]["name"]
+    async with operator(control_plane.config, cloud, only="workspace"):
+        await client.create(WORKSPACES, read_workspace(manifest), namespace=namespace)
+
+        async def told() -> bool:
+            conditions = (await client.get(WORKSPACES, name, namespace)).status.conditions
+            failed = find(conditions, "MachineReady")
+            return failed is not None and "does not know the kind Machine" in failed.message
+
+        await eventually(told)
+        await install(client)
+        async with operator(control_plane.config, cloud, only="machine"):
+            await client.patch(WORKSPACES, name, {"metadata": {"labels": {"looked": "again"}}}, namespace=namespace)
+            await succeeds(client, namespace, name)
+            await vanishes(client, namespace, cloud)
+
+
+async def test_own_nodes_need_no_machines_at_all(
+    control_plane: ControlPlane, client: Client, namespace: str, cloud: ArmEmulator
+) -> None:
+    """No kind of Karpenter's is installed, and nothing asks for one, at the end either."""
+    await install(client, "kaito.sh_workspaces")
+    tenant = Tenant(client, namespace)
+    async with (
+        tenant.nodes("own", metal="bare-metal") as names,
+        operator(control_plane.config, cloud, "byo", only="workspace"),
+    ):
+        await tenant.apply("own", {"preset": {"name": "phi-3-mini-4k-instruct"}})
+        await tenant.serves("own")
+        assert (await tenant.find(WORKSPACES, "own")).status.worker_nodes == (names["metal"],)
+        await tenant.delete("own")
+        labels = (await tenant.find(NODES, names["metal"]))["metadata"]["labels"]
+        assert not any(key.startswith("claim.kaito.sh/") for key in labels)
 
 
 async def test_the_samples_apply_as_a_whole(control_plane: ControlPlane, client: Client, namespace: str) -> None:

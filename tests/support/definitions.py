@@ -16,9 +16,9 @@ from support.waiting import eventually
 FOLDER = Path(__file__).parents[2] / "config" / "crd"
 
 
-async def install(client: Client) -> None:
+async def install(client: Client, which: str = "*_*") -> None:
     """Return when they are served; on a server that outlives the test they may be there already."""
-    for path in sorted(FOLDER.glob("*_*.yaml")):
+    for path in sorted(FOLDER.glob(f"{which}.yaml")):
         definition: dict[str, Any] = yaml.safe_load(path.read_text())
         with suppress(AlreadyExists):
             await client.create(CUSTOM_RESOURCE_DEFINITIONS, definition)

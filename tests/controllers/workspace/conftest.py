@@ -18,6 +18,7 @@ from kaito.controllers.workspace import watches
 from kaito.controllers.workspace.claims import CLAIM_INDEX
 from kaito.controllers.workspace.configs import ConfigMaps
 from kaito.controllers.workspace.context import Caches
+from kaito.controllers.workspace.kinds import Orders
 from kaito.controllers.workspace.metrics import WorkspaceMetrics
 from kaito.controllers.workspace.orders import MACHINE_SOURCE, NODE_CLAIM_SOURCE, SOURCES
 from kaito.controllers.workspace.reconciler import WorkspaceReconciler
@@ -318,7 +319,7 @@ class Harness:
         lister, source = self.cluster.lister, SOURCES[self.settings.source]
         return Caches(
             workspaces=lister(WORKSPACES),
-            orders=lister(source.resource) if source is not None and self.has_kind else None,
+            orders=Orders(lister(source.resource) if source is not None and self.has_kind else None),
             nodes=lister(NODES),
             pods=lister(PODS),
             deployments=lister(DEPLOYMENTS),

@@ -343,6 +343,7 @@ class FakeManager:
         self.cache = Cache()
         self.metrics = CollectorRegistry()
         self.added: list[Controller] = []
+        self.servers: list[str] = []
 
     def recorder(self, name: str) -> None:
         assert name == "workspace-controller"
@@ -350,17 +351,20 @@ class FakeManager:
     def add(self, declared: Controller) -> None:
         self.added.append(declared)
 
+    def add_server(self, name: str, server: Any) -> None:
+        self.servers.append(name)
 
-@pytest.mark.parametrize(("source", "kind"), [("machine", "Machine"), ("nodeclaim", "NodeClaim"), ("byo", None)])
-def test_setup_declares_the_controller(source: str, kind: str | None) -> None:
+
+@pytest.mark.parametrize(("source", "asks"), [("machine", True), ("nodeclaim", True), ("byo", False)])
+def test_setup_declares_the_controller(source: str, asks: bool) -> None:
     manager = FakeManager()
     controller.setup(manager, {"CLOUD_PROVIDER": "azure", "KAITO_NODE_SOURCE": source})
     (declared,) = manager.added
     assert (declared.name, declared.max_concurrent) == ("workspace", 16)
     assert [resource.kind for resource in declared.owns] == ["ControllerRevision"]
     watched = [watch.resource.kind for watch in declared.watches]
-    expected = ["Deployment", "StatefulSet", "Job", "Service", "Node", "Pod", "ConfigMap"]
-    assert watched == ([kind, *expected] if kind else expected)
+    assert watched == ["Deployment", "StatefulSet", "Job", "Service", "Node", "Pod", "ConfigMap"]
+    assert manager.servers == (["workspace-order-kind"] if asks else [])
 
 
 def test_setup_names_the_setting_that_cannot_work() -> None:

@@ -15,6 +15,7 @@ from kaito.controllers.workspace import watches
 from kaito.controllers.workspace.claims import CLAIM_INDEX
 from kaito.controllers.workspace.configs import ConfigMaps
 from kaito.controllers.workspace.context import Caches
+from kaito.controllers.workspace.kinds import Orders
 from kaito.controllers.workspace.metrics import WorkspaceCensus, WorkspaceMetrics
 from kaito.controllers.workspace.orders import SOURCES
 from kaito.controllers.workspace.reconciler import WorkspaceReconciler
@@ -54,10 +55,10 @@ def setup(manager: Manager, environ: Mapping[str, str]) -> None:
     for name, function in watches.INDEXES.items():
         cache.add_index(WORKSPACES, name, function)
     cache.add_index(NODES, CLAIM_INDEX, watches.claims_on)
-    workspaces = cache.lister(WORKSPACES)
+    workspaces, orders = cache.lister(WORKSPACES), Orders()
     caches = Caches(
         workspaces=workspaces,
-        orders=cache.lister(source.resource) if source is not None else None,
+        orders=orders,
         nodes=cache.lister(NODES),
         pods=cache.lister(PODS, labels=watches.WORKSPACE_PODS),
         deployments=cache.lister(DEPLOYMENTS),
@@ -81,7 +82,8 @@ def setup(manager: Manager, environ: Mapping[str, str]) -> None:
         upgrades=upgrades,
     )
     named = watches.workspace_of_name(workspaces)
-    orders = [] if source is None else [Watch(source.resource, watches.workspace_of_order)]
+    if source is not None:
+        orders.follow(manager, source)
     manager.add(
         Controller(
             "workspace",
@@ -89,12 +91,12 @@ def setup(manager: Manager, environ: Mapping[str, str]) -> None:
             primary=WORKSPACES,
             owns=(CONTROLLER_REVISIONS,),
             watches=(
-                *orders,
                 *(Watch(resource, named) for resource in (DEPLOYMENTS, STATEFUL_SETS, JOBS, SERVICES)),
                 Watch(NODES, watches.workspaces_of_node(workspaces), watches.node_matters),
                 Watch(PODS, watches.workspace_of_pod, labels=watches.WORKSPACE_PODS),
                 Watch(config_maps, watches.workspaces_of_config(workspaces)),
             ),
+            sources=(orders.arrivals,),
             max_concurrent=16,
         )
     )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from kaito.api.workspace import Workspace
     from kaito.controllers.pipeline import EventKind
+    from kaito.controllers.workspace.kinds import Orders
     from kaito.controllers.workspace.upgrades import Upgrades
     from kaito.runtime import Client, Clock, Lister, Manifest
 
@@ -21,8 +22,8 @@ class Caches:
     """Cached reads of everything the controller watches."""
 
     workspaces: Lister[Workspace]
-    orders: Lister[Manifest] | None
-    """Machines or NodeClaims; None where no nodes are made, or the kind is not installed."""
+    orders: Orders
+    """Machines or NodeClaims."""
     nodes: Lister[Manifest]
     pods: Lister[Manifest]
     """Only pods with the label ``kaito.sh/workspace``."""

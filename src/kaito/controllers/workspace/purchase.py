@@ -34,7 +34,8 @@ class Purchase:
         self._ctx = ctx
         self._failed, self._pending = failed, pending
         wanted = order_labels(ctx.workspace)
-        found = ctx.caches.orders.by_label(labels.WORKSPACE, ctx.name) if ctx.caches.orders is not None else ()
+        lister = ctx.caches.orders.lister
+        found = lister.by_label(labels.WORKSPACE, ctx.name) if lister is not None else ()
         self.orders = [
             Order(source, stored.decode())
             for stored in found
@@ -44,7 +45,7 @@ class Purchase:
     @property
     def missing_kind(self) -> str:
         """Why no node can be asked for at all; empty where it can."""
-        if self._ctx.caches.orders is not None:
+        if self._ctx.caches.orders.lister is not None:
             return ""
         resource = self.source.resource
         return (
