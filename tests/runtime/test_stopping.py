@@ -82,6 +82,12 @@ class Deaf:
                 await self.let_go.wait()
 
 
+async def steal(client: Client, namespace: str) -> None:
+    """Somebody else takes the lease, whatever the rules say."""
+    spec = {"holderIdentity": "thief", "leaseDurationSeconds": 3600}
+    await client.patch(LEASES, "lease", {"spec": spec}, namespace=namespace)
+
+
 # Order
 
 
@@ -274,9 +280,7 @@ async def test_a_lost_lease_shows_in_the_probes_and_the_process_ends_although_a_
     manager.add(controller(deaf.work, "deaf"))
     task = asyncio.create_task(manager.run())
     await deaf.began.wait()
-    lease = await Client(manager.rest).get(LEASES, "lease", namespace)
-    lease["spec"] |= {"holderIdentity": "thief", "leaseDurationSeconds": 3600}
-    await Client(manager.rest).update(LEASES, lease)
+    await steal(Client(manager.rest), namespace)
     async with aiohttp.ClientSession() as session:
 
         async def unhealthy() -> bool:
@@ -294,6 +298,28 @@ async def test_a_lost_lease_shows_in_the_probes_and_the_process_ends_although_a_
     await eventually(
         lambda: not any(task.get_name().startswith(("controller", "deaf")) for task in asyncio.all_tasks())
     )
+
+
+async def test_a_lease_that_is_lost_while_stopping_ends_the_grace_period(
+    control_plane: ControlPlane, namespace: str, ended: list[int]
+) -> None:
+    manager = Manager(control_plane.config, quiet(60.0, election(namespace)))
+    began, proceed = asyncio.Event(), asyncio.Event()
+
+    async def reconcile() -> None:
+        began.set()
+        await proceed.wait()
+
+    manager.add(controller(reconcile))
+    task = asyncio.create_task(manager.run())
+    await began.wait()
+    manager.stop()
+    await steal(Client(manager.rest), namespace)
+    await eventually(lambda: ended)
+    assert not task.done()
+    proceed.set()
+    with pytest.raises(LeadershipLost):
+        await task
 
 
 async def test_a_manager_that_stops_in_time_ends_nobody(ended: list[int]) -> None:

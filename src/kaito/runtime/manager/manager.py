@@ -165,6 +165,8 @@ class Manager:
         self._leader_only = Group(self._failed)
         self._stopping = asyncio.Event()
         self._failures: list[tuple[str, BaseException]] = []
+        self._end = float("inf")
+        """Monotonic time at which this process is ended if it still stops."""
         self._ran = False
         self.metrics_port = 0
         """The port of ``/metrics`` while running."""
@@ -306,6 +308,9 @@ class Manager:
     def _failed(self, name: str, error: BaseException) -> None:
         _log.error("stopping, because a part of the manager failed", part=name, error=str(error) or repr(error))
         self._failures.append((name, error))
+        if isinstance(error, LeadershipLost):
+            # Also one that stops already: it has no grace period any more.
+            self._end = min(self._end, self.clock.monotonic() + STOP_MARGIN)
         self._stopping.set()
 
     async def _start(self, servers: list[HttpServer], background: TaskScope, informers: TaskScope) -> None:
@@ -345,13 +350,13 @@ class Manager:
         await asyncio.wait({main, stopping})
         lost = any(isinstance(error, LeadershipLost) for _, error in self._failures)
         grace = 0.0 if lost else self.options.grace_period
-        end = self.clock.monotonic() + grace + STOP_MARGIN
-        ending = Watchdog("the manager did not stop in time", lambda: end, self.clock)
+        self._end = min(self._end, self.clock.monotonic() + grace + STOP_MARGIN)
+        ending = Watchdog("the manager did not stop in time", lambda: self._end, self.clock)
         ending.start()
         try:
             left = await self._stop_parts(grace)
             if not lost and not left:
-                await self._writer.flush(min(FLUSH_TIME, self._time_until(end)))
+                await self._writer.flush(min(FLUSH_TIME, self._time_left()))
             self.fence.close()
             await informers.aclose()
             await background.aclose()
@@ -359,7 +364,7 @@ class Manager:
                 # With something of the leader's left, the lease runs out by itself, after this process has ended.
                 self._elector.disarm()
                 if not left:
-                    await self._elector.release(self._time_until(end))
+                    await self._elector.release(self._time_left())
             for added in reversed(self._added_servers.values()):
                 await added.stop()
             for server in reversed(servers):
@@ -376,9 +381,9 @@ class Manager:
         names = ", ".join(sorted(task.get_name() for task in left))
         self._failed("stop", StopTimeout(f"did not end within {grace:g} s and after being cancelled: {names}"))
 
-    def _time_until(self, end: float) -> float:
-        """Seconds; also where there are none, something has to be tried."""
-        return max(STOP_MARGIN / 2, end - self.clock.monotonic())
+    def _time_left(self) -> float:
+        """Seconds until this process is ended; also where there are none, something has to be tried."""
+        return max(STOP_MARGIN / 2, self._end - self.clock.monotonic())
 
     async def _stop_parts(self, grace: float) -> set[asyncio.Task[Any]]:
         """What has not ended although it was cancelled."""
