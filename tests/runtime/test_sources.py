@@ -124,12 +124,12 @@ class Cloud:
     def __init__(self, *items: tuple[str, str]) -> None:
         self.items = list(items)
         self.lists = 0
-        self.failing = False
+        self.failing: BaseException | None = None
 
     async def list(self) -> list[tuple[str, str]]:
         self.lists += 1
-        if self.failing:
-            raise OSError("the cloud is away")
+        if self.failing is not None:
+            raise self.failing
         return list(self.items)
 
     async def listed(self, times: int = 2) -> None:
@@ -156,15 +156,16 @@ async def test_a_poll_names_what_came_went_or_differs() -> None:
         assert sorted(sink.keys) == [("a", 0), ("c", 0)]
 
 
-async def test_a_poll_that_fails_knows_what_it_knew() -> None:
+@pytest.mark.parametrize("error", [OSError("the cloud is away"), asyncio.CancelledError("within its client")], ids=repr)
+async def test_a_poll_that_fails_knows_what_it_knew(error: BaseException) -> None:
     cloud = Cloud(("a", "up"), ("b", "up"))
     async with fed(poll(cloud)) as sink:
         await cloud.listed()
         sink.keys.clear()
-        cloud.failing = True
+        cloud.failing = error
         await cloud.listed()
         assert not sink.keys
-        cloud.failing = False
+        cloud.failing = None
         cloud.items = [("a", "down"), ("b", "up")]
         await cloud.listed()
         assert sink.keys == [("a", 0)]

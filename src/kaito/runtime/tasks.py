@@ -67,6 +67,12 @@ class TaskScope:
             await asyncio.wait(self._tasks)
 
 
+def asked_to_end() -> bool:
+    """Whether a CancelledError is for the current task: otherwise something that it awaited was cancelled by others."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
     """Cancel ``task`` and return when it has ended; its own error, if any, is raised."""
     task.cancel()

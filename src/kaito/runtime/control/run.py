@@ -19,18 +19,12 @@ from kaito.runtime.fairness import Holds
 from kaito.runtime.log import ReconcileScope, get_logger, reconcile_scope
 from kaito.runtime.metrics import ControllerMetrics, RuntimeMetrics
 from kaito.runtime.objects.resource import Key
-from kaito.runtime.tasks import TaskScope
+from kaito.runtime.tasks import TaskScope, asked_to_end
 
 _BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError)
 """Errors that no correct program raises: counted as panics, contained like any other."""
 
 _log = get_logger("controller")
-
-
-def _cancelled() -> bool:
-    """Whether it is this task that was asked to end."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 @final
@@ -219,7 +213,7 @@ class ControllerRun:
             queue.forget(key)
             _log.error("reconcile failed for good", error=str(error))
         except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and _cancelled():
+            if isinstance(error, asyncio.CancelledError) and asked_to_end():
                 raise
             # A reconcile that awaits something which somebody else has cancelled fails like any other.
             series.errors += 1

@@ -11,6 +11,7 @@ from kaito.runtime.control.workqueue import LOW_PRIORITY
 from kaito.runtime.errors import ConfigError
 from kaito.runtime.log import get_logger
 from kaito.runtime.objects.resource import Key
+from kaito.runtime.tasks import asked_to_end
 
 T = TypeVar("T")
 
@@ -98,7 +99,10 @@ class Poll(Generic[T]):
         while True:
             try:
                 listed = self._by_key(await self.items())
-            except Exception as error:  # whatever a foreign system's client raises: the next list may succeed
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and asked_to_end():
+                    raise
+                # Whatever a foreign system's client raises, or has cancelled within: the next list may succeed.
                 _log.warning("a poll failed", source=self.name, error=f"{type(error).__name__}: {error}")
             else:
                 for key in changed(known or {}, listed):
