@@ -13,12 +13,12 @@ from prometheus_client import CollectorRegistry
 
 from controllers.machine.conftest import World, machine_manifest
 from kaito.api.machine import Machine
-from kaito.api.resources import MACHINES
+from kaito.api.resources import MACHINES, NODE_CLAIMS
 from kaito.controllers.machine.claims import MACHINE, Claim
 from kaito.controllers.machine.cloud import Cloud
 from kaito.controllers.machine.garbage import NOTHING, Garbage, GarbageCollector, find_garbage
 from kaito.controllers.machine.metrics import ClaimMetrics
-from kaito.devcluster.arm import Fault, build_node
+from kaito.devcluster.arm import ArmOptions, Fault, build_node
 from kaito.devcluster.arm.errors import ArmError
 from kaito.provisioner import Instance, InstanceState, load_provider
 from kaito.runtime import NODES, SINGLETON, EventRecorder, Lister, ObjectMeta, Request, Stored, SystemClock
@@ -222,3 +222,40 @@ async def test_a_list_that_leaves_a_pool_out_deletes_no_machine(world: World) ->
         await eventually(lambda: world.count("LIST") > lists + 5)
     assert (await world.machine()).metadata.deletion_timestamp is None
     assert world.count("DELETE") == 0
+
+
+async def test_pools_of_a_kind_that_another_process_serves_are_no_garbage(world: World) -> None:
+    world.resource = NODE_CLAIMS
+    async with world.running():
+        await world.make()
+        await world.ready()
+    world.settings = replace(world.settings, kinds=(MACHINE,))
+    async with collecting(world):
+        lists = world.count("LIST")
+        await eventually(lambda: world.count("LIST") > lists + 5)
+    assert world.pools == [world.name]
+    assert (await world.condition("Ready"))[0] == "True"
+
+
+class TestSlow:
+    @pytest.fixture
+    def arm_options(self) -> ArmOptions:
+        return ArmOptions(create_seconds=0.05, delete_seconds=0.5)
+
+    async def test_a_machine_waits_for_the_pool_of_its_predecessor_to_go(self, world: World) -> None:
+        async with world.running():
+            await world.make()
+            await world.ready()
+            await world.delete()
+            await eventually(lambda: world.arm.pools[world.name].state == "Deleting")
+            # Somebody does not wait for that.
+            await world.client.patch(MACHINES, world.name, {"metadata": {"finalizers": None}})
+            await world.make()
+
+            async def waiting() -> bool:
+                return "waiting for an earlier instance" in (await world.condition("MachineLaunched"))[2]
+
+            await eventually(waiting)
+            await world.ready()
+        assert (world.count("PUT"), world.count("DELETE")) == (2, 1)
+        assert "LaunchFailed" not in [reason for reason, _ in await world.events()]

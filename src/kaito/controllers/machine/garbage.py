@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 from kaito.api import labels
 from kaito.api.resources import WORKSPACES
 from kaito.controllers.machine import nodes
-from kaito.controllers.machine.claims import Claim, readable
+from kaito.controllers.machine.claims import KINDS, Claim, readable
 from kaito.controllers.machine.metrics import GARBAGE_COLLECTED
 from kaito.controllers.machine.termination import release_node
 from kaito.provisioner import InstanceNotFound, InstanceState, ProviderError
@@ -181,8 +181,8 @@ class GarbageCollector:
     async def _find(self) -> Garbage:
         instances = await self._cloud.refresh()
         held: list[ObjectMeta] = []
-        for kind in self._listers:
-            held += await self._client.list(metadata_resource(kind.resource))
+        for kind in KINDS.values():
+            held += await self._held(kind)
         workspaces = await self._workspaces()
         return find_garbage(
             list(instances.values()),
@@ -193,6 +193,15 @@ class GarbageCollector:
             self._clock.now(),
             timedelta(seconds=self._settings.garbage_grace),
         )
+
+    async def _held(self, kind: ClaimKind) -> list[ObjectMeta]:
+        """All claims of a kind, also of one that is not served here: another process may serve it."""
+        try:
+            return await self._client.list(metadata_resource(kind.resource))
+        except NotFound:
+            if kind in self._listers:
+                raise
+            return []  # there are no such objects in this cluster
 
     async def _workspaces(self) -> dict[tuple[str, str], str] | None:
         try:

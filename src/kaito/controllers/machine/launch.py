@@ -105,6 +105,9 @@ async def _launch(ctx: ClaimContext) -> Outcome:
             message = f"waiting for an earlier Node {leftovers[0]} to go"
             return Wait(LAUNCHING, message, ctx.settings.poll_interval, "Unknown")
         instance = await ctx.cloud.create(instance_spec(ctx.claim, unavailable=_tried(ctx)))
+    if instance.owner not in ("", ctx.uid) and instance.state is InstanceState.DELETING:
+        ctx.cloud.expect(ctx.name)
+        return Wait(LAUNCHING, f"waiting for an earlier instance {instance.name} to go", FALLBACK, "Unknown")
     return await _progress(ctx, instance)
 
 
