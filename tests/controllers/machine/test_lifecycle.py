@@ -57,7 +57,8 @@ async def test_a_machine_becomes_a_ready_node(world: World) -> None:
         "Initialized",
         "Ready",
     ]
-    for series in ("created", "launched", "registered", "initialized"):
+    assert 'karpenter_machines_created_total{provisioner="default",reason="provisioned"} 1.0' in text
+    for series in ("launched", "registered", "initialized"):
         assert f'karpenter_machines_{series}_total{{provisioner="default"}} 1.0' in text
     assert (
         'karpenter_cloudprovider_duration_seconds_count{controller="machine",method="Create",provider="aks"} 1.0'

@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Histogram, Summary
 
 from kaito.api import labels
 from kaito.controllers.machine.claims import INITIALIZED, LAUNCHED, MACHINE, READY, REGISTERED
@@ -30,6 +30,8 @@ CALL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 TERMINATION_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0)
 """Seconds."""
 
+PROVISIONED = "provisioned"
+"""Why a claim was made, as far as is known here."""
 DELETED, GARBAGE_COLLECTED, REGISTRATION, UNHEALTHY = "deleted", "garbage_collected", "liveness", "unhealthy"
 """Why a claim, or the instance of one, was ended."""
 
@@ -42,10 +44,10 @@ class ClaimMetrics:
         def counter(name: str, text: str, *label_names: str) -> Counter:
             return Counter(f"karpenter_{name}", text, label_names, registry=registry)
 
-        self._created = {
-            True: counter("machines_created", "Machines taken on", "provisioner"),
-            False: counter("nodeclaims_created", "NodeClaims taken on", "nodepool"),
-        }
+        self._machines_created = counter("machines_created", "Machines taken on", "reason", "provisioner")
+        self._claims_created = counter(
+            "nodeclaims_created", "NodeClaims taken on", "reason", "nodepool", "min_values_relaxed"
+        )
         self._machines_terminated = counter(
             "machines_terminated", "Machines and instances ended", "reason", "provisioner"
         )
@@ -60,9 +62,23 @@ class ClaimMetrics:
         }
         self._nodes_created = counter("nodes_created", "Nodes that have joined for a claim", "nodepool")
         self._nodes_terminated = counter("nodes_terminated", "Nodes that have gone with their claim", "nodepool")
+        self._node_termination = {
+            True: Summary(
+                "karpenter_nodes_termination_time_seconds",
+                "From the request to delete a Machine with a Node until nothing is left of both",
+                ("provisioner",),
+                registry=registry,
+            ),
+            False: Summary(
+                "karpenter_nodes_termination_duration_seconds",
+                "From the request to delete a NodeClaim with a Node until nothing is left of both",
+                ("nodepool",),
+                registry=registry,
+            ),
+        }
         self._termination = Histogram(
             "karpenter_nodeclaims_termination_duration_seconds",
-            "From the request to delete a claim until nothing is left of it",
+            "From the request to delete a NodeClaim until nothing is left of it",
             ("nodepool",),
             buckets=TERMINATION_BUCKETS,
             registry=registry,
@@ -79,7 +95,10 @@ class ClaimMetrics:
         )
 
     def created(self, claim: Claim) -> None:
-        self._created[claim.kind is MACHINE].labels(_pool(claim)).inc()
+        if claim.kind is MACHINE:
+            self._machines_created.labels(PROVISIONED, _pool(claim)).inc()
+        else:
+            self._claims_created.labels(PROVISIONED, _pool(claim), "false").inc()
 
     def became(self, claim: Claim, condition: str) -> None:
         if condition == REGISTERED:
@@ -100,9 +119,10 @@ class ClaimMetrics:
             self._machines_terminated.labels(reason, _pool(claim)).inc()
         else:
             self._claims_terminated.labels(_pool(claim), _capacity_type(claim)).inc()
-        self._termination.labels(_pool(claim)).observe(seconds)
+            self._termination.labels(_pool(claim)).observe(seconds)
         if claim.node_name:
             self._nodes_terminated.labels(_pool(claim)).inc()
+            self._node_termination[claim.kind is MACHINE].labels(_pool(claim)).observe(seconds)
 
 
 def _pool(claim: Claim) -> str:
