@@ -221,9 +221,9 @@ async def test_a_pool_whose_upgrade_has_failed_goes_on(world: World) -> None:
         await world.ready()
         world.arm.pools[world.name].become("Failed", ArmError(200, "UpgradeFailed", "the new image does not start"))
     async with world.running():
-        words = await world.becomes("MachineDrifted", "True")
-        assert words == ""
-        assert "the instance is Failed: UpgradeFailed: the new image does not start" in await world.told("Drifted")
+        words = await world.becomes("MachineDrifted", "True", "InstanceFailed")
+        assert words == "the instance is Failed: UpgradeFailed: the new image does not start"
+        assert await world.told("Drifted") == words
         assert (await world.condition("Ready"))[0] == "True"
     assert (world.count("PUT"), world.count("DELETE")) == (1, 0)
 

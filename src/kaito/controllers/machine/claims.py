@@ -185,12 +185,13 @@ class MachineKind:
         return MACHINE_CONDITIONS.update(present, map(self._condition, found), now=now)
 
     def _condition(self, found: Finding) -> MachineCondition:
-        """A condition that holds says nothing more."""
+        """One that Ready rests on says nothing more once it holds."""
         type_ = self.condition(found.type)
-        made = MachineCondition(type=type_, status=found.status)
-        if found.status != "True":
-            made = made.model_copy(update={"reason": found.reason, "message": found.message})
-        return made if type_ in self._living else made.model_copy(update={"severity": "Info"})
+        living = type_ in self._living
+        if living and found.status == "True":
+            return MachineCondition(type=type_, status="True")
+        made = MachineCondition(type=type_, status=found.status, reason=found.reason, message=found.message)
+        return made if living else made.model_copy(update={"severity": "Info"})
 
 
 @final
@@ -225,7 +226,7 @@ class NodeClaimKind:
 
     def _condition(self, claim: Claim, found: Finding) -> NodeClaimCondition:
         """What has never held yet is Unknown: it is False once it has been lost."""
-        if found.status == "True":
+        if found.status == "True" and found.type in (LAUNCHED, REGISTERED, INITIALIZED, READY):
             return NodeClaimCondition(type=found.type, status="True", reason=found.type)
         status = found.status
         said = claim.said(found.type)
