@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from kaito.cli import demo, dev, inspect, manager, plan
+from kaito.cli import demo, dev, inspect, manager, oci, plan
 
 
 def build(*, plugin: bool) -> typer.Typer:
@@ -21,6 +21,7 @@ def build(*, plugin: bool) -> typer.Typer:
         app.command("manager", short_help="Run the operator.")(manager.run)
         app.command("demo", short_help="Show a Workspace becoming ready, on a local cluster.")(demo.run)
     app.add_typer(dev.app, name="dev", short_help="Start, stop and look at the local cluster.")
+    app.add_typer(oci.app, name="oci", short_help="Push and pull adapters as images.")
     app.command("plan", short_help="Print what the operator would create.")(plan.plan)
     app.command("models", short_help="List the models that kaito knows.")(inspect.models)
     app.command("presets", hidden=True)(inspect.models)
