@@ -22,7 +22,20 @@ from kaito.controllers.workspace.settings import NODE_SOURCE
 from kaito.devcluster.arm import ArmEmulator, ArmOptions, Pool, build_nodes
 from kaito.devcluster.cluster import ClusterOptions, Controllers
 from kaito.provisioner import load_provider
-from kaito.runtime import DEPLOYMENTS, EVENTS, NODES, SERVICES, Client, Manager, ManagerOptions, NotFound, RestConfig
+from kaito.runtime import (
+    DEPLOYMENTS,
+    EVENTS,
+    NODES,
+    SERVICES,
+    Client,
+    Manager,
+    ManagerOptions,
+    Manifest,
+    NotFound,
+    Resource,
+    RestConfig,
+)
+from support import provisioner
 from support.controlplane import ControlPlane
 from support.definitions import install
 from support.nodes import join
@@ -141,6 +154,40 @@ async def test_a_workspace_asks_for_its_nodes_by_node_claims(
         await client.delete(WORKSPACES, NAME, namespace)
         await eventually(lambda: gone(client, namespace, cloud), deadline=30.0)
         assert not await client.list(NODE_CLAIMS, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("source", "resource"), [("machine", provisioner.MACHINES), ("nodeclaim", provisioner.NODE_CLAIMS)]
+)
+async def test_another_provisioner_may_make_the_nodes(
+    control_plane: ControlPlane,
+    client: Client,
+    namespace: str,
+    cloud: ArmEmulator,
+    workloads: None,
+    source: str,
+    resource: Resource[Manifest],
+) -> None:
+    """The Workspace controller runs without the machine controller, beside one that speaks the same kinds."""
+    await install(client)
+    manager = Manager(control_plane.config, QUIET)
+    workspace.setup(manager, {NODE_SOURCE: source})
+    running = asyncio.create_task(manager.run())
+    try:
+        async with provisioner.another_provisioner(client, resource):
+            await client.create(WORKSPACES, read_workspace(SAMPLE), namespace=namespace)
+            await eventually(lambda: condition(client, namespace, "WorkspaceSucceeded"), deadline=30.0)
+            labels = {"kaito.sh/workspace": NAME, "kaito.sh/workspacenamespace": namespace}
+            (claim,) = await client.list(resource, labels=labels)
+            nodes = (await client.get(WORKSPACES, NAME, namespace)).status.worker_nodes
+            assert list(nodes or ()) == [claim["status"]["nodeName"]]
+            await client.delete(WORKSPACES, NAME, namespace)
+            await eventually(lambda: gone(client, namespace, cloud), deadline=30.0)
+            assert not await client.list(resource, labels=labels)
+    finally:
+        manager.stop()
+        await running
+    assert not cloud.requests
 
 
 async def condition(client: Client, namespace: str, kind: str) -> bool:

@@ -6,14 +6,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry
 
 from controllers.machine.conftest import World, machine_manifest
+from kaito.api.defaulting import read_workspace
 from kaito.api.machine import Machine
-from kaito.api.resources import MACHINES, NODE_CLAIMS
+from kaito.api.resources import MACHINES, NODE_CLAIMS, WORKSPACES
 from kaito.controllers.machine.claims import MACHINE, Claim
 from kaito.controllers.machine.cloud import Cloud
 from kaito.controllers.machine.garbage import NOTHING, Garbage, GarbageCollector, find_garbage
@@ -26,6 +29,7 @@ from kaito.runtime.cache.store import Store
 from kaito.runtime.manager.recorder import EventWriter
 from support.waiting import eventually
 
+SAMPLE = Path(__file__).parents[3] / "config" / "samples" / "workspace-phi-3-mini.inference.yaml"
 NOON = datetime(2024, 11, 16, 12, tzinfo=UTC)
 GRACE = timedelta(seconds=30)
 
@@ -259,3 +263,22 @@ class TestSlow:
             await world.ready()
         assert (world.count("PUT"), world.count("DELETE")) == (2, 1)
         assert "LaunchFailed" not in [reason for reason, _ in await world.events()]
+
+
+async def test_a_machine_goes_when_its_workspace_has_gone(world: World) -> None:
+    sample = yaml.safe_load(SAMPLE.read_text())
+    sample["metadata"] |= {"name": f"of-{world.name}", "namespace": "default"}
+    await world.client.create(WORKSPACES, read_workspace(sample), namespace="default")
+    labels = {"kaito.sh/workspace": f"of-{world.name}", "kaito.sh/workspacenamespace": "default"}
+    async with collecting(world):
+        await world.make(metadata={"labels": labels})
+        await world.ready()
+
+        async def known() -> bool:
+            return bool((await world.machine()).metadata.annotation("kaito.sh/workspace-uid"))
+
+        await eventually(known)
+        await world.client.delete(WORKSPACES, f"of-{world.name}", "default")
+        await world.told("WorkspaceGone")
+        await world.gone()
+    assert world.pools == []
