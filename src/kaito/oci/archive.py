@@ -133,7 +133,7 @@ class Unpacker:
                 shutil.copyfileobj(content, file, _PIECE)
             target.chmod(0o755 if member.mode & 0o111 else 0o644)
         elif member.issym():
-            _inside(str(name.parent / member.linkname), what=f"the link {member.name}")
+            _check_link(name, member.linkname)
             _remove(target)
             target.symlink_to(member.linkname)
         elif member.islnk():
@@ -173,18 +173,30 @@ class Unpacker:
             _remove(self._place(hidden))
 
 
-def _inside(name: str, what: str = "") -> PurePosixPath:
+def _check_link(name: PurePosixPath, target: str) -> None:
+    """ArchiveError for a symbolic link at ``name`` that leads, or could ever lead, out of the image.
+
+    Its folders are no links, so ``..`` at the start of ``target`` is what it seems to be; after a name, which may be a link,
+    it is not.
+    """
+    parts = [part for part in target.split("/") if part not in ("", ".")]
+    ups = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
+    if target.startswith("/") or "\0" in target or ".." in parts[ups:] or ups > len(name.parts) - 1:
+        raise ArchiveError(f"the link {name} to {target!r} leads out of the image")
+
+
+def _inside(name: str) -> PurePosixPath:
     """``name`` without ``.``; ArchiveError for one that leads out of the image."""
     parts: list[str] = []
     for part in name.split("/"):
         if part == ".." and not parts:
-            raise ArchiveError(f"{what or name!r} leads out of the image")
+            raise ArchiveError(f"{name!r} leads out of the image")
         if part == "..":
             parts.pop()
         elif part not in ("", "."):
             parts.append(part)
     if name.startswith("/") or "\0" in name:
-        raise ArchiveError(f"{what or name!r} leads out of the image")
+        raise ArchiveError(f"{name!r} leads out of the image")
     return PurePosixPath(*parts)
 
 
