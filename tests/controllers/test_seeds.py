@@ -15,7 +15,7 @@ from kaito.api.defaulting import read_workspace
 from kaito.api.resources import MACHINES, WORKSPACES
 from kaito.api.workspace import Workspace
 from kaito.devcluster.arm import ArmEmulator
-from kaito.runtime import JOBS, NODES, PODS, STATEFUL_SETS, Client
+from kaito.runtime import EVENTS, JOBS, NODES, PODS, STATEFUL_SETS, Client
 from support.controlplane import ControlPlane
 from support.definitions import install
 from support.tenant import Tenant
@@ -142,13 +142,26 @@ async def test_what_it_costs_until_a_workspace_is_ready(
         manager.rest.send = counted  # type: ignore[method-assign, assignment]
         await client.create(WORKSPACES, read_workspace(manifest), namespace=namespace)
         await succeeds(client, namespace, manifest["metadata"]["name"])
-        await eventually(lambda: any(path.endswith("/events") for _, path in writes[-3:]))
+
+        async def told() -> bool:
+            return any(event["reason"] == "WorkspaceReady" for event in await client.list(EVENTS, namespace))
+
+        await eventually(told)
         assert len(writes) <= 15, writes
         writes.clear()
         for other in ("first", "second"):
             labels = {"metadata": {"labels": {other: "x"}}}
             await client.patch(WORKSPACES, manifest["metadata"]["name"], labels, namespace=namespace)
-        await asyncio.sleep(0.5)
+        looked = manager.runtime_metrics.registry.get_sample_value
+        labels_of = {"controller": "workspace", "result": "success"}
+
+        async def settled() -> bool:
+            """The controller has looked at the last change."""
+            before = looked("controller_runtime_reconcile_total", labels_of)
+            await asyncio.sleep(0.2)
+            return before == looked("controller_runtime_reconcile_total", labels_of)
+
+        await eventually(settled)
         assert writes == []
     async with operator(control_plane.config, cloud):
         await vanishes(client, namespace, cloud)
