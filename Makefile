@@ -7,7 +7,7 @@ JOBS   ?= auto
 KEEP   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format manifests bench soak chaos fleet clean
+.PHONY: help demo test lint format manifests bench soak chaos fleet workspaces clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,7 @@ manifests: $(STAMP) ## Write config/crd from the API types
 bench: $(STAMP) ## Measure the runtime beside its peers (SIZES="widgets=5000 pods=10000", SETTLED="1000 5000", BASE=another checkout)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	$(BIN)/python hack/bench/runtime.py $(if $(SIZES),--sizes $(SIZES)) $(if $(SETTLED),--settled $(SETTLED)) $(if $(BASE),--base $(BASE))
+	$(BIN)/python hack/bench/workspaces.py $(if $(COUNT),--count $(COUNT))
 
 soak: $(STAMP) ## The runtime under ten minutes of faults (MINUTES=2 for less)
 	$(BIN)/python hack/soak.py $(if $(MINUTES),--minutes $(MINUTES))
@@ -50,6 +51,9 @@ chaos: $(STAMP) ## 200 Machines come and go for five minutes while everything fa
 
 fleet: $(STAMP) ## Measure 200 Machines that are asked for at once
 	$(BIN)/python hack/bench/machines.py
+
+workspaces: $(STAMP) ## Many Workspaces at once on the local cluster, and what they cost (COUNT=500)
+	$(BIN)/python hack/bench/workspaces.py $(if $(COUNT),--count $(COUNT))
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -34,7 +34,11 @@ async def claim(ctx: WorkspaceContext, node: Manifest, need: Need) -> Manifest |
         held = await _held_by_others(ctx, node, need) if need.gpus != 0 else 0
         if why := shortage(node, need, held, lambda key: is_live(ctx, key)):
             return why
-        wanted = {need.key: str(max(need.on(node), 1) if need.gpus is None else need.gpus), **_plugin(need)}
+        wanted: dict[str, str | None] = {
+            need.key: str(max(need.on(node), 1) if need.gpus is None else need.gpus),
+            **_plugin(need),
+        }
+        wanted |= {key: None for key, _ in claims_of(node) if key != need.key and not is_live(ctx, key)}
         patch = {"metadata": {"resourceVersion": node["metadata"]["resourceVersion"], "labels": wanted}}
         try:
             taken: Manifest = await ctx.client.patch(NODES, name, patch)

@@ -28,7 +28,7 @@ from kaito.controllers.workspace.status import (
 from kaito.controllers.workspace.tuning import CompletionStep, TuningStep
 from kaito.controllers.workspace.upgrades import Upgrades
 from kaito.controllers.workspace.validation import ValidationStep
-from kaito.runtime import Key, NotFound, ObjectReference, Request, Result, remove_finalizer
+from kaito.runtime import Conflict, Key, NotFound, ObjectReference, Request, Result, get_logger, remove_finalizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from kaito.controllers.workspace.settings import Settings
     from kaito.models import Catalogue
     from kaito.runtime import Client, Clock, EventRecorder, Stored
+
+_log = get_logger("workspace")
 
 NODE_STEPS: dict[str, type[NodesStep]] = {"machine": MachineStep, "nodeclaim": NodeClaimStep, "byo": NodesStep}
 """By node source."""
@@ -81,6 +83,14 @@ class WorkspaceReconciler:
         self.tuning: tuple[WorkspaceStep, ...] = (*before, TuningStep(), CompletionStep())
 
     async def reconcile(self, request: Request) -> Result | None:
+        try:
+            return await self._reconcile(request)
+        except Conflict as conflict:
+            # Somebody was faster, and the cache has yet to hear of it. Nothing is wrong: again, at a growing distance.
+            _log.debug("overtaken", error=conflict.message)
+            return Result(requeue_after=0.0)
+
+    async def _reconcile(self, request: Request) -> Result | None:
         stored = self._caches.workspaces.stored(request.key.name, request.key.namespace)
         if stored is None:
             self._upgrades.forget(request.key)

@@ -55,10 +55,14 @@ class NodesStep:
         if missing < 0:
             missing = await self._shrink(ctx, need, selection)
         rejected: dict[str, str] = {}
-        if missing > 0:
+        while missing > 0:
+            kept = len(selection.keep)
             rejected = await self._take(ctx, need, selection, missing, purchase)
+            # What the first node is decides how many the model needs, where the size does not say it.
+            ctx.nodes = tuple(selection.keep)
             missing = ctx.target - selection.held
-        ctx.nodes = tuple(selection.keep)
+            if len(selection.keep) == kept:
+                break
         ctx.worker_nodes = tuple(sorted(map(facts.name_of, ctx.nodes)))
         if purchase is not None:
             await purchase.give_up(selection, missing)
@@ -81,7 +85,8 @@ class NodesStep:
         running = {
             str(pod["spec"].get("nodeName"))
             for pod in (stored.decode() for stored in pods)
-            if (pod.get("status") or {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+            if (pod.get("status") or {}).get("phase") in ("Pending", "Running")
+            and "deletionTimestamp" not in pod["metadata"]
         }
         return select(
             nodes,
