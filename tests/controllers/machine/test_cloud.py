@@ -191,3 +191,17 @@ async def test_what_is_certainly_gone_is_not_asked_for_again() -> None:
         await cloud.refresh()
         provider.instances["ws1"] = RUNNING
         assert await cloud.get("ws1") == RUNNING
+
+
+async def test_a_list_that_comes_after_a_younger_one_brings_nothing_back() -> None:
+    provider = Provider()
+    provider.instances["ws1"] = RUNNING
+    provider.slow = 5.0
+    cloud = Cloud(provider, lambda name: None, interval=10.0, idle_interval=120.0)
+    late = asyncio.create_task(cloud.refresh())
+    await asyncio.sleep(1)
+    provider.slow = 0.0
+    provider.instances.clear()
+    assert await cloud.refresh() == {}
+    assert await late == {}
+    assert cloud.find("ws1") is None

@@ -43,6 +43,8 @@ class Cloud:
         self._interval = interval
         self._idle_interval = idle_interval
         self._known: dict[str, _Known] = {}
+        self._as_of = float("-inf")
+        """When the list was asked for that was applied last."""
         self._awaited: set[str] = set()
         self._wanted = asyncio.Event()
         self.synced = False
@@ -86,6 +88,13 @@ class Cloud:
         """One list, and what is known from it and from later answers. Raises ProviderError."""
         asked = _now()
         listed = {instance.name: instance for instance in await self._provider.list()}
+        if asked >= self._as_of:
+            self._apply(listed, asked)
+        return {name: known.instance for name, known in self._known.items() if known.instance is not None}
+
+    def _apply(self, listed: Mapping[str, Instance], asked: float) -> None:
+        """``asked``: when that was so; one that comes after a younger list is not applied."""
+        self._as_of = asked
         fresh = {name: _Known(instance, asked) for name, instance in listed.items()}
         newer = {name: known for name, known in self._known.items() if known.at >= asked}
         before, self._known = self._known, fresh | newer
@@ -96,7 +105,6 @@ class Cloud:
         for name in news:
             self._tell(name)
         self._awaited = {name for name in self._awaited if not _settled(self._known.get(name))}
-        return {name: known.instance for name, known in self._known.items() if known.instance is not None}
 
     async def run(self) -> None:
         """List now and then, until cancelled."""
