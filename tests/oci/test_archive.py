@@ -92,7 +92,7 @@ def test_what_is_no_file_is_not_pushed(tmp_path: Path) -> None:
         [entry("../.wh.evil", b"")],
         [entry("a", b"x"), entry("a/b", b"x")],
     ],
-    ids=str,
+    ids=lambda entries: "+".join(f"{info.name}>{info.linkname}" for info, _ in entries),
 )
 def test_an_archive_that_leads_outside_is_refused(tmp_path: Path, entries: list[tuple[tarfile.TarInfo, bytes]]) -> None:
     outside = set(tmp_path.iterdir())
