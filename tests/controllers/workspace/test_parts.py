@@ -307,6 +307,8 @@ def test_nodes_lead_to_the_workspaces_that_select_or_use_them(phi3: dict[str, An
     keys = watches.workspaces_of_node(Lister(store, lambda: None))
     held = stored(NODES, node(**{"claim.kaito.sh__default.holds": "1"}))
     assert {key.name for key in keys(held)} == {"selects", "takes any", "uses", "holds", "prefers"}
+    made = {"kaito.sh__workspace": "selects", "kaito.sh__workspacenamespace": "default"}
+    assert {key.name for key in keys(stored(NODES, node(**made)))} == {"selects", "uses", "prefers"}
 
 
 def test_heartbeats_do_not_matter() -> None:

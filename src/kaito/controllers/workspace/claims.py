@@ -69,7 +69,10 @@ class Need:
 
     def made(self, node: Manifest) -> bool:
         """Whether ``node`` was made for the Workspace."""
-        own = facts.labels_of(node)
+        return self.owns(facts.labels_of(node))
+
+    def owns(self, own: Mapping[str, str]) -> bool:
+        """Whether these are the labels of a node that was made for the Workspace."""
         return (own.get(labels.WORKSPACE_NAMESPACE), own.get(labels.WORKSPACE)) == (self.namespace, self.name)
 
     def holds(self, node: Manifest) -> bool:

@@ -114,7 +114,10 @@ class NodesStep:
         self, ctx: WorkspaceContext, need: Need, selection: Selection, missing: int, purchase: Purchase | None
     ) -> dict[str, str]:
         """Hold up to ``missing`` more Nodes; why others that one would think of cannot be."""
-        found = {facts.name_of(node): node for node in ctx.caches.nodes.list(labels=need.selector)}
+        # Nodes that were made for others are left out by their labels alone: there may be thousands of them.
+        selected = ctx.caches.nodes.stored_list(labels=need.selector)
+        free = [stored for stored in selected if labels.WORKSPACE not in stored.labels or need.owns(stored.labels)]
+        found = {facts.name_of(node): node for node in ctx.caches.nodes.decoded(free)}
         rejected: dict[str, str] = {}
         for name in need.preferred:
             node = found.get(name) or ctx.caches.nodes.get(name)

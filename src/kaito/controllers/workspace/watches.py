@@ -95,6 +95,10 @@ def workspaces_of_node(workspaces: Lister[Workspace]) -> Callable[[Stored[Manife
         found = {stored.key for stored in workspaces.by_index(NAMED, node.key.name)}
         for claim in claims_on(node):
             found |= {stored.key for stored in workspaces.by_index(CLAIM, claim)}
+        if labels.WORKSPACE in node.labels:
+            # It was made for one Workspace, and is of no use to others.
+            found |= set(workspace_of_order(node))
+            return sorted(found)
         pairs = [ANY, *(f"{key}={value}" for key, value in node.labels.items())]
         for pair in pairs:
             for stored in workspaces.by_index(SELECTED, pair):
