@@ -92,6 +92,26 @@ def test_the_plan_of_a_tuning_is_a_job() -> None:
     assert [item["kind"] for item in yaml.safe_load_all(byo.stdout)] == ["Service", "ConfigMap", "Job"]
 
 
+def test_a_plan_of_a_model_of_ones_own(tmp_path: Path) -> None:
+    models = tmp_path / "models.yaml"
+    models.write_text(
+        "models: [{name: acme/rocket-1b, weights: 2.0, kvBytes: 4096, attention: GQA, context: 8192,"
+        " architecture: LlamaForCausalLM, licence: mit}]"
+    )
+    text = (
+        (SAMPLES / "workspace-phi-3-mini.inference.yaml")
+        .read_text()
+        .replace("phi-3-mini-4k-instruct", "acme/rocket-1b")
+    )
+    own = {"KAITO_MODELS_FILE": str(models), "KAITO_RUNTIME_IMAGE": "r.io/{engine}:1"}
+    done = kaito("plan", "-f", "-", "-o", "table", stdin=text, **own)
+    assert "acme/rocket-1b (vllm)" in done.stdout, done.stderr
+    assert "'acme/rocket-1b' is not a supported preset" in kaito("plan", "-f", "-", stdin=text).stderr
+    broken = kaito("plan", "-f", "-", stdin=text, KAITO_MODELS_FILE="/nowhere")
+    assert "KAITO_MODELS_FILE" in broken.stderr
+    assert broken.returncode == 2
+
+
 def test_models_skus_and_version() -> None:
     assert "phi-3-mini-4k-instruct" in kaito("models").stdout
     assert "ibm-granite/granite-4.1-8b" in kaito("models", "--all").stdout

@@ -260,11 +260,10 @@ async def _run(
 
 def _serve_webhook(manager: Manager, environ: Mapping[str, str], served: WebhookOptions) -> None:
     from kaito import webhooks
-    from kaito.controllers.workspace import catalogue_of
     from kaito.controllers.workspace.settings import Settings
 
     settings = Settings.from_environ(environ)
-    webhooks.setup(manager, catalogue_of(settings), settings.policy, served)
+    webhooks.setup(manager, settings.catalogue(), settings.policy, served)
 
 
 def _loop_factory() -> Callable[[], AbstractEventLoop] | None:

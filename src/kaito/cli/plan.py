@@ -109,10 +109,14 @@ def _planned(filename: str, document: Any) -> Planned:
     from kaito.controllers.workspace.manifests.job import STANDARD_CONFIGS
     from kaito.controllers.workspace.settings import Settings
     from kaito.controllers.workspace.sizing import Sizing
-    from kaito.models import Catalogue
+    from kaito.runtime import ConfigError
 
     workspace = _read(filename, document)
-    settings, catalogue = Settings.from_environ(os.environ), Catalogue.default()
+    try:
+        settings = Settings.from_environ(os.environ)
+        catalogue = settings.catalogue()
+    except ConfigError as error:
+        fail(error)
     verdict = validate(workspace, catalogue, settings.policy)
     if verdict.errors:
         fail(f"{filename}: {verdict}")

@@ -21,7 +21,6 @@ from kaito.controllers.workspace.orders import SOURCES
 from kaito.controllers.workspace.reconciler import WorkspaceReconciler
 from kaito.controllers.workspace.settings import Settings
 from kaito.controllers.workspace.upgrades import Upgrades
-from kaito.models import Catalogue
 from kaito.runtime import (
     CONFIG_MAPS,
     CONTROLLER_REVISIONS,
@@ -31,7 +30,6 @@ from kaito.runtime import (
     PODS,
     SERVICES,
     STATEFUL_SETS,
-    ConfigError,
     Controller,
     DropFields,
     Watch,
@@ -76,7 +74,7 @@ def setup(manager: Manager, environ: Mapping[str, str]) -> None:
         ConfigMaps(manager.client, cache.lister(config_maps)),
         manager.recorder(NAME),
         manager.clock,
-        catalogue=catalogue_of(settings),
+        catalogue=settings.catalogue(),
         settings=settings,
         metrics=metrics,
         upgrades=upgrades,
@@ -100,13 +98,3 @@ def setup(manager: Manager, environ: Mapping[str, str]) -> None:
             max_concurrent=16,
         )
     )
-
-
-def catalogue_of(settings: Settings) -> Catalogue:
-    """The catalogue with the models of the installation's own. Raises ConfigError."""
-    if not settings.models_file:
-        return Catalogue.default()
-    try:
-        return Catalogue.with_models(settings.models_file)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"KAITO_MODELS_FILE: {error}") from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from kaito.api.validation import Policy
-from kaito.models import CLOUDS
+from kaito.models import CLOUDS, Catalogue
 from kaito.runtime import ConfigError
 
 if TYPE_CHECKING:
@@ -52,6 +52,15 @@ class Settings:
             own_image=bool(self.runtime_image),
             private_urls=self.private_urls,
         )
+
+    def catalogue(self) -> Catalogue:
+        """The catalogue with the models of the installation's own. Raises ConfigError."""
+        if not self.models_file:
+            return Catalogue.default()
+        try:
+            return Catalogue.with_models(self.models_file)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{MODELS_FILE}: {error}") from error
 
     @staticmethod
     def from_environ(environ: Mapping[str, str]) -> Settings:
