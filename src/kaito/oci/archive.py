@@ -133,9 +133,9 @@ class Unpacker:
                 shutil.copyfileobj(content, file, _PIECE)
             target.chmod(0o755 if member.mode & 0o111 else 0o644)
         elif member.issym():
-            _check_link(name, member.linkname)
+            leads_to = _link_target(name, member.linkname)
             _remove(target)
-            target.symlink_to(member.linkname)
+            target.symlink_to(leads_to)
         elif member.islnk():
             source = self._place(_inside(member.linkname))
             if source.is_symlink() or not source.is_file():
@@ -173,8 +173,8 @@ class Unpacker:
             _remove(self._place(hidden))
 
 
-def _check_link(name: PurePosixPath, target: str) -> None:
-    """ArchiveError for a symbolic link at ``name`` that leads, or could ever lead, out of the image.
+def _link_target(name: PurePosixPath, target: str) -> str:
+    """Where a symbolic link at ``name`` leads; ArchiveError for one that leads, or could ever lead, out of the image.
 
     Its folders are no links, so ``..`` at the start of ``target`` is what it seems to be; after a name, which may be a link,
     it is not.
@@ -183,6 +183,7 @@ def _check_link(name: PurePosixPath, target: str) -> None:
     ups = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
     if target.startswith("/") or "\0" in target or ".." in parts[ups:] or ups > len(name.parts) - 1:
         raise ArchiveError(f"the link {name} to {target!r} leads out of the image")
+    return "/".join(parts) or "."
 
 
 def _inside(name: str) -> PurePosixPath:
