@@ -150,7 +150,7 @@ def test_adapters_and_shared_memory(sample: dict[str, Any]) -> None:
         {"source": {"name": "one", "image": "r.io/one:1", "imagePullSecrets": ["b", "c"]}, "strength": "0.5"},
         {"source": {"name": "two", "image": "r.io/two:1"}},
     ]
-    pod = workload(sample)["spec"]["template"]["spec"]
+    pod = workload(sample, own_image="")["spec"]["template"]["spec"]
     mounts = [{"name": "dshm", "mountPath": "/dev/shm"}, {"name": "adapter-volume", "mountPath": "/mnt/adapter"}]
     assert pod["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}, {"name": "c"}]
     assert pod["volumes"] == [
@@ -168,6 +168,26 @@ def test_adapters_and_shared_memory(sample: dict[str, Any]) -> None:
         "command": ["/bin/sh", "-c", "mkdir -p /mnt/adapter/one && cp -r /data/. /mnt/adapter/one"],
         "volumeMounts": [mounts[1]],
     }
+
+
+def test_adapters_are_pulled_by_kaitos_own_image_where_there_is_one(sample: dict[str, Any]) -> None:
+    """Whose images need no shell."""
+    source = {"name": "one", "image": "r.io/one:1", "imagePullSecrets": ["b"]}
+    sample["inference"]["adapters"] = [{"source": source}]
+    pod = workload(sample)["spec"]["template"]["spec"]
+    (container,) = pod["initContainers"]
+    assert (container["name"], container["image"]) == ("one", "r.io/kaito-tuning:1")
+    assert [*container["command"], *container["args"]] == [
+        "kaito",
+        "oci",
+        "pull",
+        "r.io/one:1",
+        "/mnt/adapter/one",
+        "--config=/run/kaito/logins/0",
+    ]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert volumes["login-0-one"]["secret"]["secretName"] == "b"
+    assert {"name": "login-0-one", "mountPath": "/run/kaito/logins/0", "readOnly": True} in container["volumeMounts"]
 
 
 def test_adapters_from_volumes_are_mounted(sample: dict[str, Any]) -> None:
@@ -480,17 +500,15 @@ TUNING: dict[str, Any] = {
 }
 
 
-def job(sample: dict[str, Any], **tuning: Any) -> dict[str, Any]:
-    sample.pop("inference")
+def job(sample: dict[str, Any], *, own_image: str = "r.io/kaito-{engine}:1", **tuning: Any) -> dict[str, Any]:
+    sample.pop("inference", None)
     sample["tuning"] = TUNING | tuning
     workspace = Workspace.model_validate(sample)
     assert workspace.tuning is not None
     assert workspace.tuning.preset is not None
     found = preset(workspace.tuning.preset.name)
     config = STANDARD_CONFIGS[workspace.tuning.method.lower()]
-    rendering = Rendering(
-        revision=2, registry=REGISTRY, own_image="r.io/kaito-{engine}:1", preset=found, gpus=1, config=config
-    )
+    rendering = Rendering(revision=2, registry=REGISTRY, own_image=own_image, preset=found, gpus=1, config=config)
     return build_job(workspace, workspace.tuning, workspace.tuning.preset, found, rendering)
 
 
@@ -535,7 +553,7 @@ def test_tuning_data_and_results_on_volumes(sample: dict[str, Any]) -> None:
 
 def test_tuning_data_from_an_image(sample: dict[str, Any]) -> None:
     data = {"image": "r.io/data:1", "imagePullSecrets": ["pull"]}
-    pod = job(sample, input=data)["spec"]["template"]["spec"]
+    pod = job(sample, own_image="", input=data)["spec"]["template"]["spec"]
     (extract,) = pod["initContainers"]
     assert (extract["name"], extract["image"]) == ("data-extractor", "r.io/data:1")
     assert pod["imagePullSecrets"] == [{"name": "pull"}, {"name": "push"}]
@@ -543,8 +561,13 @@ def test_tuning_data_from_an_image(sample: dict[str, Any]) -> None:
 
 def test_models_without_a_published_image_are_tuned_by_kaitos_own(sample: dict[str, Any]) -> None:
     pod = job(sample, preset={"name": "phi-4"})["spec"]["template"]["spec"]
-    assert pod["containers"][0]["image"] == "r.io/kaito-tuning:1"
-    assert "kaito-tuning --model=microsoft/phi-4" in pod["containers"][0]["command"][2]
+    (trainer,) = pod["containers"]
+    assert trainer["image"] == "r.io/kaito-tuning:1"
+    command = trainer["command"][2]
+    assert "kaito-tuning --model=microsoft/phi-4 && " in command
+    assert 'kaito oci push "$RESULTS/.adapter" "$IMAGE"' in command
+    assert {"name": "IMAGE", "value": "r.io/phi/adapter:1"} in trainer["env"]
+    assert {"name": "docker-config", "mountPath": "/run/kaito/logins/push", "readOnly": True} in trainer["volumeMounts"]
 
 
 @pytest.mark.parametrize(("method", "four_bits"), [("lora", False), ("QLoRA", True)])

@@ -15,16 +15,18 @@ from kaito.api.validation.configmaps import TRAINING_KEY, output_directory
 from kaito.controllers.workspace.manifests.ownership import controller_reference, present
 from kaito.controllers.workspace.manifests.pod import (
     CONFIG_DIRECTORY,
+    LOGINS,
     SHARED_MEMORY,
     Rendering,
     affinity,
     flags,
     gpu_resources,
+    pulling,
     secrets,
     tolerations,
     workspace_labels,
 )
-from kaito.controllers.workspace.manifests.scripts import DOWNLOAD, EXTRACT, PUSH, TRAIN
+from kaito.controllers.workspace.manifests.scripts import DOWNLOAD, EXTRACT, OWN_PUSH, PUSH, TRAIN
 from kaito.controllers.workspace.manifests.service import SERVER_PORT
 from kaito.controllers.workspace.manifests.workload import inputs
 
@@ -106,9 +108,10 @@ def build_job(
     output = output_directory(rendering.config)
     pod = _Pod([SHARED_MEMORY[0]], [SHARED_MEMORY[1]])
     _mount(pod, "config-volume", CONFIG_DIRECTORY, {"configMap": {"name": config_name(workspace, tuning)}})
-    _add_output(pod, tuning, preset, output)
+    own = "" if preset.published or spec.access_mode == "private" else rendering.image_of("tuning")
+    _add_output(pod, tuning, preset, output, pushes=bool(own))
     if tuning.input is not None:
-        _add_input(pod, tuning.input)
+        _add_input(pod, tuning.input, rendering.image_of("tuning"))
     annotations = {labels.CONFIG_HASH: rendering.config_hash} if rendering.config_hash else None
     job = {
         "apiVersion": "batch/v1",
@@ -168,6 +171,13 @@ def _trainer(
         image = preset.image(rendering.registry)
     else:
         image, launch = rendering.image_of("tuning"), f"kaito-tuning --model={shlex.quote(preset.model)}"
+        if tuning.output is not None and tuning.output.image:
+            launch += f" && {OWN_PUSH}"
+            environment += [
+                {"name": "RESULTS", "value": output},
+                {"name": "IMAGE", "value": tuning.output.image},
+                {"name": "MODEL", "value": preset.name},
+            ]
         if secret := spec.preset_options.model_access_secret:
             reference = {"name": secret, "key": "HF_TOKEN"}
             environment.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})  # type: ignore[dict-item]
@@ -194,11 +204,17 @@ def _launch(preset: Preset, processes: int) -> str:
     )
 
 
-def _add_input(pod: _Pod, source: DataSource) -> None:
+def _add_input(pod: _Pod, source: DataSource, puller: str) -> None:
     if source.volume_source is not None:
         _mount(pod, "data-volume", DATA_DIRECTORY, source.volume_source)
         return
     mount = _mount(pod, "data-volume", DATA_DIRECTORY, {"emptyDir": {}})
+    if source.image is not None and puller:
+        given = source.image_pull_secrets or ()
+        volumes, container = pulling("data-extractor", puller, source.image, DATA_DIRECTORY, mount, given)
+        pod.volumes += volumes
+        pod.init.append(container)
+        return
     if source.image is not None:
         pod.init.append(
             {
@@ -223,7 +239,8 @@ def _add_input(pod: _Pod, source: DataSource) -> None:
     )
 
 
-def _add_output(pod: _Pod, tuning: TuningSpec, preset: Preset, output: str) -> None:
+def _add_output(pod: _Pod, tuning: TuningSpec, preset: Preset, output: str, *, pushes: bool) -> None:
+    """Where the result goes; ``pushes``, if the trainer pushes it itself."""
     destination = tuning.output
     if destination is not None and destination.volume_source is not None:
         _mount(pod, "results-volume", output, destination.volume_source)
@@ -237,7 +254,14 @@ def _add_output(pod: _Pod, tuning: TuningSpec, preset: Preset, output: str) -> N
         pod.volumes.append(
             {"name": "docker-config", "secret": {"secretName": destination.image_push_secret, "items": items}}
         )
-        mounts.append({"name": "docker-config", "mountPath": "/root/.docker", "readOnly": True})
+        login = {
+            "name": "docker-config",
+            "mountPath": f"{LOGINS}/push" if pushes else "/root/.docker",
+            "readOnly": True,
+        }
+        (pod.mounts if pushes else mounts).append(login)
+    if pushes:
+        return
     pod.sidecars.append(
         {
             "name": PUSHER,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ADAPTER_DIRECTORY = "/mnt/adapter"
 CONFIG_DIRECTORY = "/mnt/config"
+LOGINS = "/run/kaito/logins"
+"""Folder of the registries' logins, one folder for each pull secret."""
 SHARED_MEMORY = ({"name": "dshm", "emptyDir": {"medium": "Memory"}}, {"name": "dshm", "mountPath": "/dev/shm"})
 
 TOLERATIONS: tuple[Mapping[str, str], ...] = (
@@ -60,6 +62,7 @@ class Rendering:
     """Of a tuning job."""
 
     def image_of(self, engine: str) -> str:
+        """The image of kaito's own for ``engine``, or ``tuning``; all of them have ``kaito oci``. Empty where there is none."""
         return self.own_image.replace("{engine}", engine)
 
 
@@ -106,10 +109,11 @@ class Adapters:
     secrets: list[str] = field(default_factory=list)
 
 
-def adapters_of(workspace: Workspace) -> Adapters:
+def adapters_of(workspace: Workspace, puller: str = "") -> Adapters:
     """Each adapter lies in ``/mnt/adapter/<name>``; its strength is in the environment, under its name.
 
-    An adapter's image is run once to copy what it holds in ``/data``; a volume is mounted.
+    What an adapter's image holds in ``/data`` is brought by ``puller``, an image with ``kaito oci``; without one the adapter's
+    image is run once to copy it, which needs a shell in it. A volume is mounted.
     """
     found = Adapters()
     listed = (workspace.inference and workspace.inference.adapters) or ()
@@ -127,18 +131,52 @@ def adapters_of(workspace: Workspace) -> Adapters:
                 {"name": f"adapter-{index}", "mountPath": f"{ADAPTER_DIRECTORY}/{name}", "readOnly": True}
             )
             continue
-        target = shlex.quote(f"{ADAPTER_DIRECTORY}/{name}")
+        mount = {"name": "adapter-volume", "mountPath": ADAPTER_DIRECTORY}
+        given, directory = source.image_pull_secrets or (), f"{ADAPTER_DIRECTORY}/{name}"
+        if puller:
+            volumes, container = pulling(name, puller, source.image or "", directory, mount, given)
+            found.containers.append(container)
+            found.volumes += (volume for volume in volumes if volume not in found.volumes)
+            continue
+        target = shlex.quote(directory)
         found.containers.append(
             {
                 "name": name,
                 "image": source.image,
                 "imagePullPolicy": "Always",
                 "command": ["/bin/sh", "-c", f"mkdir -p {target} && cp -r /data/. {target}"],
-                "volumeMounts": [{"name": "adapter-volume", "mountPath": ADAPTER_DIRECTORY}],
+                "volumeMounts": [mount],
             }
         )
-        found.secrets += source.image_pull_secrets or ()
+        found.secrets += given
     return found
+
+
+def pulling(
+    name: str, puller: str, image: str, directory: str, mount: Mapping[str, Any], pull_secrets: Iterable[str]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The init container ``name`` that brings what ``image`` holds in ``/data`` into ``directory``, and the volumes with the
+    registries' logins."""
+    volumes = [
+        {
+            "name": f"login-{index}-{name}"[:63].rstrip("-"),
+            "secret": {"secretName": secret, "items": [{"key": ".dockerconfigjson", "path": "config.json"}]},
+        }
+        for index, secret in enumerate(pull_secrets)
+    ]
+    places = [f"{LOGINS}/{index}" for index in range(len(volumes))]
+    logins = [
+        {"name": volume["name"], "mountPath": place, "readOnly": True}
+        for volume, place in zip(volumes, places, strict=True)
+    ]
+    container = {
+        "name": name,
+        "image": puller,
+        "command": ["kaito", "oci", "pull"],
+        "args": [image, directory, *(f"--config={place}" for place in places)],
+        "volumeMounts": [dict(mount), *logins],
+    }
+    return volumes, container
 
 
 def _adapter_name(adapter: AdapterSpec) -> str:

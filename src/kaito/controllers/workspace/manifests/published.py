@@ -44,7 +44,8 @@ _LIVENESS_DELAY, _READINESS_DELAY = 600, 30
 
 def published_pod(workspace: Workspace, spec: PresetSpec, preset: Preset, rendering: Rendering) -> dict[str, Any]:
     """The pod spec of the image that serves ``preset``: the published one, or the user's own."""
-    adapters, options, private = adapters_of(workspace), spec.preset_options, spec.access_mode == "private"
+    adapters = adapters_of(workspace, rendering.image_of("tuning"))
+    options, private = spec.preset_options, spec.access_mode == "private"
     shared = rendering.nodes > 1
     volumes = [SHARED_MEMORY[0]] if shared else []
     mounts = [SHARED_MEMORY[1]] if shared else []

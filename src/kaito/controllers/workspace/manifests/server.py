@@ -33,7 +33,10 @@ def server_pod(
     workspace: Workspace, spec: PresetSpec, preset: Preset, engine: str, rendering: Rendering
 ) -> dict[str, Any]:
     """The pod spec of kaito's own server with ``engine``."""
-    adapters, config = adapters_of(workspace), workspace.inference.config if workspace.inference else None
+    adapters, config = (
+        adapters_of(workspace, rendering.image_of(engine)),
+        workspace.inference.config if workspace.inference else None,
+    )
     weights = {"name": "model-weights-volume", "emptyDir": {}}
     volumes = [SHARED_MEMORY[0], weights, *adapters.volumes]
     mounts = [SHARED_MEMORY[1], {"name": weights["name"], "mountPath": WEIGHTS_DIRECTORY}, *adapters.mounts]
