@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar, final
 
-import msgspec
-
 from kaito.runtime.cache.indexes import IndexFunction
 from kaito.runtime.cache.lister import Lister
 from kaito.runtime.cache.reflector import ReflectorMachine, Step, StepKind, StreamedVersions, Timeout, streams_no_lists
+from kaito.runtime.cache.registration import Registration
 from kaito.runtime.cache.store import Known, Store
+from kaito.runtime.cache.wire import INITIAL_EVENTS_END, WireReader
 from kaito.runtime.clock import Clock, SystemClock
-from kaito.runtime.errors import UNDECODABLE, ApiError, DecodeError, Expired, InternalError, RuntimeFault
+from kaito.runtime.errors import ApiError, DecodeError, Expired, RuntimeFault
 from kaito.runtime.fairness import BUDGET, LoopBudget
 from kaito.runtime.log import get_logger
 from kaito.runtime.metrics import RuntimeMetrics
 from kaito.runtime.objects.events import Event, EventType, Handler
 from kaito.runtime.objects.resource import Key, Resource
 from kaito.runtime.objects.selectors import FieldSelector, LabelSelector
-from kaito.runtime.objects.stored import Header, Stored, revision
+from kaito.runtime.objects.stored import Stored, revision
 from kaito.runtime.objects.transforms import Transform
 from kaito.runtime.transport.pager import list_pages
 from kaito.runtime.transport.rest import Rest, Stream
@@ -42,36 +42,10 @@ INITIAL_IDLE_DEADLINE = 30.0
 DEADLINE_GRACE = 30.0
 """Seconds past the timeout asked of the server after which the client ends the watch itself."""
 
-_INITIAL_END = "k8s.io/initial-events-end"
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 
 _log = get_logger("informer")
-
-
-class _WireMeta(msgspec.Struct, rename="camel"):
-    resource_version: str = ""
-    annotations: dict[str, str] = {}
-
-
-class _Bookmark(msgspec.Struct):
-    metadata: _WireMeta
-
-
-class _WatchLine(msgspec.Struct):
-    type: str
-    object: msgspec.Raw
-
-
-class _PlainLine(msgspec.Struct, gc=False):
-    object: Header
-
-
-_LINE = msgspec.json.Decoder(_WatchLine)
-_PLAIN_LINE = msgspec.json.Decoder(_PlainLine)
-_PLAIN_FORMS = tuple((kind, b'{"type":"%b","object":' % kind.encode()) for kind in ("ADDED", "MODIFIED", "DELETED"))
-"""How API servers write the events of objects."""
-_BOOKMARK = msgspec.json.Decoder(_Bookmark)
 
 
 class Scope(NamedTuple):
@@ -120,56 +94,6 @@ class InformerStatus:
     restarts: Mapping[str, int]
 
 
-@final
-class Registration:
-    """A handler's place at an informer.
-
-    What is in the store when it registers is handed over in slices, object by object; an event of an object that is yet to
-    be handed over is its addition, so that the handler sees each object's story in order.
-    """
-
-    __slots__ = ("_done", "_pending", "_unregister", "handler", "resource")
-
-    def __init__(
-        self,
-        handler: Handler,
-        resource: Resource[Any],
-        there: Iterable[Stored[Any]],
-        unregister: Callable[[Registration], None],
-    ) -> None:
-        self.handler: Handler | None = handler
-        self.resource = resource
-        self._pending = {stored.key: stored for stored in there}
-        self._unregister = unregister
-        self._done = asyncio.Event()
-
-    def remove(self) -> None:
-        """The handler is not called again. Idempotent."""
-        self.handler = None
-        self._pending.clear()
-        self._done.set()
-        self._unregister(self)
-
-    async def caught_up(self) -> None:
-        """Return once everything that was there has been handed over, or it has been removed."""
-        await self._done.wait()
-
-    def told(self, event: Event[Any]) -> Event[Any] | None:
-        """What the handler is to hear of a change."""
-        if self._pending and self._pending.pop(event.current.key, None) is not None:
-            if event.type is EventType.DELETED:
-                return None
-            event = Event(EventType.ADDED, new=event.new)
-        return event.read_as(self.resource)
-
-    def next(self) -> Event[Any] | None:
-        """The next object to hand over; None once there is none left."""
-        for key in self._pending:
-            return Event(EventType.ADDED, new=self._pending.pop(key), initial=True).read_as(self.resource)
-        self._done.set()
-        return None
-
-
 @dataclass(slots=True)
 class _Progress:
     """How one step is going."""
@@ -204,7 +128,7 @@ class Informer(Generic[T]):
         self.resource = resource
         self.scope = scope or Scope()
         self._budget = budget or LoopBudget()
-        self._transform = transform
+        self._reader: WireReader[T] = WireReader(resource, transform, self.skipped)
         self._rest = rest
         self._metrics = metrics
         self._clock = clock or SystemClock()
@@ -238,7 +162,7 @@ class Informer(Generic[T]):
 
     def widen(self, resource: Resource[Any]) -> None:
         """Hold whole objects instead of their metadata. Before it runs."""
-        self.resource = self._store.resource = resource
+        self.resource = self._store.resource = self._reader.resource = resource
 
     def add_index(self, name: str, function: IndexFunction) -> None:
         self._store.add_index(name, function)
@@ -305,7 +229,7 @@ class Informer(Generic[T]):
 
     def written(self, data: bytes) -> None:
         """The answer to a write of this process; see ``Store.inject``. Raises DecodeError."""
-        stored = self._read(data)
+        stored = self._reader.written(data)
         if not self.scope.covers(stored):
             return
         self._dispatch(self._store.inject(stored))
@@ -384,7 +308,7 @@ class Informer(Generic[T]):
                 if page.restarted:
                     listed.clear()
                 for item in page.items:
-                    stored = self._decode(bytes(item))
+                    stored = self._reader.object(bytes(item))
                     if stored is not None:
                         listed[stored.key] = self._store.shared(stored)
                     await self._budget.give_way()
@@ -460,9 +384,9 @@ class Informer(Generic[T]):
 
     def _stage(self, line: bytes, staging: dict[Key, Stored[T]], progress: _Progress) -> str | None:
         """Collect one line of the initial state; its resource version once it is complete."""
-        kind, stored, bookmark = self._open(line)
+        kind, stored, bookmark = self._reader.event(line)
         if bookmark is not None:
-            return bookmark.resource_version if bookmark.annotations.get(_INITIAL_END) == "true" else None
+            return bookmark.resource_version if bookmark.annotations.get(INITIAL_EVENTS_END) == "true" else None
         progress.events += 1
         if stored is None:
             return None
@@ -473,7 +397,7 @@ class Informer(Generic[T]):
         return None
 
     def _on_line(self, line: bytes, progress: _Progress) -> None:
-        kind, stored, bookmark = self._open(line)
+        kind, stored, bookmark = self._reader.event(line)
         self._last_event = self._clock.monotonic()
         progress.events += 1
         if bookmark is not None:
@@ -491,54 +415,6 @@ class Informer(Generic[T]):
         elif not progress.versions.told(stored.revision):
             self._dispatch(self._store.upsert(stored))
         self._machine.seen(progress.versions.event(kind, stored.resource_version))
-
-    def _open(self, line: bytes) -> tuple[str, Stored[T] | None, _WireMeta | None]:
-        """An event's type and its object, None for one that is left out, or a bookmark.
-
-        Raises ApiError for an ERROR event, DecodeError.
-        """
-        if self._transform is None:
-            for kind, form in _PLAIN_FORMS:
-                if line.startswith(form) and line.endswith(b"}"):
-                    try:
-                        header = _PLAIN_LINE.decode(line).object
-                        return kind, Stored(self.resource, line[len(form) : -1], header), None
-                    except (*UNDECODABLE, DecodeError):
-                        break  # the other way finds out what is wrong with it
-        event = self._envelope(line)
-        if event.type == "BOOKMARK":
-            return event.type, None, self._bookmark(event)
-        stored = self._decode(bytes(event.object))
-        if event.type not in ("ADDED", "MODIFIED", "DELETED"):
-            raise DecodeError(f"a watch event of the unknown type {event.type!r}")
-        return event.type, stored, None
-
-    def _envelope(self, line: bytes) -> _WatchLine:
-        try:
-            event = _LINE.decode(line)
-            if event.type == "ERROR":
-                status = msgspec.json.decode(event.object, type=dict[str, Any])
-                raise ApiError.from_status(status, code=InternalError.code)
-        except UNDECODABLE as error:
-            raise DecodeError(f"the watch of {self._label} sent something that is not an event: {error}") from error
-        return event
-
-    def _bookmark(self, event: _WatchLine) -> _WireMeta:
-        try:
-            return _BOOKMARK.decode(event.object).metadata
-        except UNDECODABLE as error:
-            raise DecodeError(f"the watch of {self._label} sent a bookmark without a version: {error}") from error
-
-    def _read(self, data: bytes) -> Stored[T]:
-        return Stored(self.resource, data if self._transform is None else self._transform(data))
-
-    def _decode(self, data: bytes) -> Stored[T] | None:
-        """One object; None, counted and logged, for one that is not of this kind: it must not blind the informer."""
-        try:
-            return self._read(data)
-        except DecodeError as error:
-            self.skipped(error)
-            return None
 
     def skipped(self, error: DecodeError) -> None:
         """An object was left out, because it is not what it should be."""

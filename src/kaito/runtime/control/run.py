@@ -9,7 +9,8 @@ from contextvars import Context
 from typing import Any, final
 
 from kaito.runtime.cache.cache import Cache, wait_synced
-from kaito.runtime.cache.informer import Informer, Registration
+from kaito.runtime.cache.informer import Informer
+from kaito.runtime.cache.registration import Registration
 from kaito.runtime.control.controller import Controller, Watch
 from kaito.runtime.control.mapping import Mapping
 from kaito.runtime.control.reconcile import Request, Result
