@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kaito.api.resources import WORKSPACES
+from kaito.controllers.workspace.metrics import PHASES, WorkspaceCensus
 from kaito.controllers.workspace.orders import MACHINE_SOURCE, NODE_CLAIM_SOURCE
 from kaito.controllers.workspace.settings import Settings
 from kaito.controllers.workspace.upgrades import Upgrades
@@ -868,3 +869,35 @@ async def test_a_conflict_leaves_everything_as_it_is(harness: Harness, phi3: dic
     harness.cluster.refuse.clear()
     await harness.reconcile()
     assert len(harness.cluster.names(MACHINES)) == 1
+
+
+# Metrics
+
+
+async def test_what_is_counted(harness: Harness, phi3: dict[str, Any]) -> None:
+    await harness.bring_up(phi3)
+    harness.apply(named(phi3, "v", instanceType="Standard_NV6"))
+    with pytest.raises(TerminalError):
+        await harness.reconcile("v")
+    harness.apply(named(phi3, "u"))
+    harness.registry.register(WorkspaceCensus(harness.caches(), Upgrades("on-change")))
+
+    def value(name: str, **labels: str) -> float | None:
+        return harness.registry.get_sample_value(name, labels)
+
+    phases = {phase: value("kaito_workspace_count", phase=phase) for phase in PHASES}
+    assert phases == {"succeeded": 1, "error": 1, "pending": 1, "deleting": 0}
+    assert value("kaito_workspace_gpu_nodes", instance_type="Standard_NC6s_v3") == 1
+    assert value("kaito_workspace_outdated") == 0
+    assert value("kaito_workspace_ready_seconds_count") == 1
+    assert value("kaito_workspace_step_seconds_count", condition="MachineReady") == 1
+
+
+async def test_becoming_ready_again_is_not_becoming_ready(harness: Harness, phi3: dict[str, Any]) -> None:
+    await harness.bring_up(phi3)
+    harness.deployment_becomes(ready=0)
+    await harness.reconcile()
+    harness.deployment_becomes(ready=1)
+    await harness.reconcile()
+    assert harness.registry.get_sample_value("kaito_workspace_ready_seconds_count") == 1
+    assert harness.registry.get_sample_value("kaito_workspace_step_seconds_count", {"condition": "InferenceReady"}) == 2
