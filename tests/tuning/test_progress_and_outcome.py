@@ -131,7 +131,7 @@ def test_what_is_complete_is_not_trained_again_and_pushed_once(
     """A tuner that was killed after the training, or after the push, and is started again."""
     config = tmp_path / "config.yaml"
     config.write_text("training_config: {}")
-    outcome = Outcome(tmp_path / "results")
+    outcome = Outcome(tmp_path / "output")
     outcome.directory.mkdir()
     for name in ADAPTER:
         (outcome.directory / name).write_text("x")

@@ -61,7 +61,7 @@ class Job:
 
     def __init__(self, folder: Path, model: Path) -> None:
         self.folder, self.model = folder, model
-        self.output = folder / "results"
+        self.output = folder / "output"
         (folder / "data").mkdir()
         (folder / "data" / "fox.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
 

@@ -59,7 +59,7 @@ class TrainingConfig:
     """Arguments of ``transformers.TrainingArguments``, without ``output_dir``."""
     dataset: Dataset = Dataset()
     max_length: int = DEFAULT_LENGTH
-    output: Path = Path(ROOT, "results")
+    output: Path = Path(ROOT, "output")
 
 
 def load_config(file: Path, *, root: str = ROOT) -> TrainingConfig:
@@ -87,7 +87,7 @@ def parse_config(document: Any, *, root: str = ROOT) -> TrainingConfig:
             raise ConfigError(f"section {name} must be a map")
     section = {name: dict(config.get(name) or {}) for name in SECTIONS}
     training = section["TrainingArguments"]
-    output = training.pop("output_dir", None) or f"{root}/results"
+    output = training.pop("output_dir", None) or f"{root}/output"
     length = training.pop("max_length", None) or training.pop("max_seq_length", None) or DEFAULT_LENGTH
     if not isinstance(length, int) or isinstance(length, bool) or length < 8:
         raise ConfigError(f"TrainingArguments.max_length is {length!r}: it must be a number of tokens, at least 8")

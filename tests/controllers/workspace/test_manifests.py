@@ -17,6 +17,7 @@ from kaito.controllers.workspace.manifests.revision import build_revision, speci
 from kaito.controllers.workspace.manifests.service import build_headless_service, build_service
 from kaito.controllers.workspace.manifests.workload import build_services, build_workload
 from kaito.models import Catalogue, Preset, choose
+from kaito.tuning.main import parser
 
 CATALOGUE = Catalogue.default()
 OWNER = {
@@ -563,10 +564,16 @@ def test_models_without_a_published_image_are_tuned_by_kaitos_own(sample: dict[s
     pod = job(sample, preset={"name": "phi-4"})["spec"]["template"]["spec"]
     (trainer,) = pod["containers"]
     assert trainer["image"] == "r.io/kaito-tuning:1"
-    command = trainer["command"][2]
-    assert "kaito-tuning --model=microsoft/phi-4 && " in command
-    assert 'kaito oci push "$RESULTS/.adapter" "$IMAGE"' in command
-    assert {"name": "IMAGE", "value": "r.io/phi/adapter:1"} in trainer["env"]
+    assert trainer["command"] == [
+        "kaito-tuning",
+        "train",
+        "--model=microsoft/phi-4",
+        "--push=r.io/phi/adapter:1",
+        "--push-config=/run/kaito/logins/push",
+    ]
+    assert parser().parse_args(trainer["command"][1:]).push == "r.io/phi/adapter:1", "the tuner understands it"
+    (loader,) = pod["initContainers"]
+    assert (loader["image"], loader["command"]) == ("r.io/kaito-tuning:1", ["kaito-tuning", "download"])
     assert {"name": "docker-config", "mountPath": "/run/kaito/logins/push", "readOnly": True} in trainer["volumeMounts"]
 
 

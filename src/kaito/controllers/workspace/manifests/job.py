@@ -26,7 +26,7 @@ from kaito.controllers.workspace.manifests.pod import (
     tolerations,
     workspace_labels,
 )
-from kaito.controllers.workspace.manifests.scripts import DOWNLOAD, EXTRACT, OWN_PUSH, PUSH, TRAIN
+from kaito.controllers.workspace.manifests.scripts import DOWNLOAD, EXTRACT, PUSH, TRAIN
 from kaito.controllers.workspace.manifests.service import SERVER_PORT
 from kaito.controllers.workspace.manifests.workload import inputs
 
@@ -165,26 +165,24 @@ def _trainer(
         environment.insert(0, {"name": "DEFAULT_TARGET_MODULES", "value": _PHI_MODULES})
     private = spec.access_mode == "private"
     launch = _launch(preset, rendering.processes)
+    command = ["/bin/sh", "-c", TRAIN.format(output=shlex.quote(output), launch=launch)]
     if private:
         image = spec.preset_options.image
     elif preset.published:
         image = preset.image(rendering.registry)
     else:
-        image, launch = rendering.image_of("tuning"), f"kaito-tuning --model={shlex.quote(preset.model)}"
+        image, command = rendering.image_of("tuning"), ["kaito-tuning", "train", f"--model={preset.model}"]
         if tuning.output is not None and tuning.output.image:
-            launch += f" && {OWN_PUSH}"
-            environment += [
-                {"name": "RESULTS", "value": output},
-                {"name": "IMAGE", "value": tuning.output.image},
-                {"name": "MODEL", "value": preset.name},
-            ]
+            command.append(f"--push={tuning.output.image}")
+            if tuning.output.image_push_secret:
+                command.append(f"--push-config={LOGINS}/push")
         if secret := spec.preset_options.model_access_secret:
             reference = {"name": secret, "key": "HF_TOKEN"}
             environment.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})  # type: ignore[dict-item]
     return {
         "name": workspace.metadata.name,
         "image": image,
-        "command": ["/bin/sh", "-c", TRAIN.format(output=shlex.quote(output), launch=launch)],
+        "command": command,
         "env": environment,
         "resources": gpu_resources(rendering.gpus),
         "ports": [{"containerPort": SERVER_PORT}],
@@ -228,8 +226,8 @@ def _add_input(pod: _Pod, source: DataSource, puller: str) -> None:
     pod.init.append(
         {
             "name": "data-downloader",
-            "image": DOWNLOADER_IMAGE,
-            "command": ["/bin/sh", "-c", DOWNLOAD],
+            "image": puller or DOWNLOADER_IMAGE,
+            "command": ["kaito-tuning", "download"] if puller else ["/bin/sh", "-c", DOWNLOAD],
             "env": [
                 {"name": "DATA_URLS", "value": " ".join(source.urls or ())},
                 {"name": "DATA_VOLUME_PATH", "value": DATA_DIRECTORY},

@@ -32,19 +32,11 @@ done
 """
 """Loads ``$DATA_URLS`` into ``$DATA_VOLUME_PATH``: three tries for each, and an empty file is none."""
 
-OWN_PUSH: Final = (
-    'rm -rf "$RESULTS/.adapter" && mkdir -p "$RESULTS/.adapter" && '
-    'cp "$RESULTS/adapter_config.json" "$RESULTS/adapter_model.safetensors" "$RESULTS/.adapter/" && '
-    'kaito oci push "$RESULTS/.adapter" "$IMAGE" --config=/run/kaito/logins/push '
-    '--annotation="sh.kaito.model.name=$MODEL" && echo "Upload complete: $IMAGE"'
-)
-"""The last step of kaito's own tuner, whose image has ``kaito oci``."""
-
 PUSH: Final = f"""\
 set -u
 found() {{ find "$RESULTS" -name {SENTINEL} 2>/dev/null | head -n 1; }}
 while [ -z "$(found)" ]; do
-  if [ -e "$RESULTS/.started" ] && ! pgrep -f 'fine_tuning|kaito-tuning' >/dev/null; then
+  if [ -e "$RESULTS/.started" ] && ! pgrep -f fine_tuning >/dev/null; then
     sleep 2
     if [ -z "$(found)" ]; then echo "the training has ended without a result" >&2; exit 1; fi
   fi
