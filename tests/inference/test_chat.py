@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -189,3 +190,12 @@ async def test_metrics_are_for_prometheus_or_json_as_asked() -> None:
         assert status == 200
         assert body.keys() == {"gpu_info", "cpu_info"}
         assert (body["gpu_info"] is None) != (body["cpu_info"] is None)
+
+
+async def test_the_page_needs_nothing_from_elsewhere() -> None:
+    async with serving() as face, face.http.get(face.url + "/ui") as response:
+        page = await response.text()
+        assert response.content_type == "text/html"
+        assert "connect-src 'self'" in response.headers["Content-Security-Policy"]
+    assert "v1/chat/completions" in page
+    assert not re.search(r"""(src|href)=["'](https?:)?//""", page)

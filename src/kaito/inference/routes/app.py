@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
+_POLICY = (
+    "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""The page needs nothing from elsewhere, and what a model writes can load nothing."""
+
 
 def application(service: Service, settings: Settings) -> FastAPI:
     """The ASGI application over ``service``, which may still be loading."""
@@ -54,7 +60,8 @@ def application(service: Service, settings: Settings) -> FastAPI:
 
     @app.get("/ui", include_in_schema=False)
     async def ui() -> Response:
-        return HTMLResponse(resources.files("kaito.inference.ui").joinpath("index.html").read_text(encoding="utf-8"))
+        page = resources.files("kaito.inference.ui").joinpath("index.html").read_text(encoding="utf-8")
+        return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY})
 
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
