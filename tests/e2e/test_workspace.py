@@ -185,13 +185,22 @@ def test_a_wrong_manifest_is_refused_with_the_field(
     assert kubectl.json("get", "workspaces")["items"] == []
 
 
-@pytest.mark.parametrize("sample", sorted(path.name for path in SAMPLES.glob("*.yaml") if "_HERE" in path.read_text()))
+@pytest.mark.parametrize(
+    ("given", "placeholder"),
+    [
+        ("registry.example.com/kaito/phi-3-adapter:0.0.1", "ACR_REPO_HERE.azurecr.io/IMAGE_NAME_HERE:0.0.1"),
+        ("registry-credentials", "ACR_REGISTRY_SECRET_HERE"),
+    ],
+    ids=["image", "secret"],
+)
 def test_a_placeholder_is_refused_with_the_field_and_what_to_do(
-    kubectl: Kubectl, installed_cluster: DevCluster, sample: str
+    kubectl: Kubectl, installed_cluster: DevCluster, given: str, placeholder: str
 ) -> None:
-    text = kubectl.fails("apply", "-f", str(SAMPLES / sample))
+    manifest = (SAMPLES / "workspace-phi-3-mini.tuning.yaml").read_text()
+    assert given in manifest
+    text = kubectl.fails("apply", "-f", "-", stdin=manifest.replace(given, placeholder))
     assert "placeholder" in text
-    assert "image" in text
+    assert "tuning.output" in text
 
 
 def test_what_may_not_change_is_refused(kubectl: Kubectl, installed_cluster: DevCluster) -> None:
