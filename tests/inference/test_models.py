@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -113,10 +113,10 @@ def test_a_seed_gives_the_same_answer_again(server: Real) -> None:
 
 def test_a_client_that_goes_away_frees_its_place(server: Real) -> None:
     body = {"prompt": "Once", "max_tokens": 2000, "ignore_eos": True, "stream": True}
-    with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=120) as response:
+    with httpx2.stream("POST", f"{server.url}/v1/completions", json=body, timeout=120) as response:
         next(response.iter_lines())
     for _ in range(1000):
-        metrics = httpx.get(f"{server.url}/metrics", timeout=60).text
+        metrics = httpx2.get(f"{server.url}/metrics", timeout=60).text
         if "kaito_inference_sequences_running 0.0" in metrics:
             break
     assert "kaito_inference_sequences_running 0.0" in metrics
@@ -132,7 +132,7 @@ def test_sampling_is_honoured(server: Real) -> None:
 
 def test_a_parameter_that_the_engine_does_not_know_is_refused(server: Real) -> None:
     body = {"prompt": "x", "generate_kwargs": {"no_such_thing": 1}}
-    response = httpx.post(f"{server.url}/chat", json=body, timeout=60)
+    response = httpx2.post(f"{server.url}/chat", json=body, timeout=60)
     assert response.status_code == 400
     assert "no_such_thing" in response.json()["detail"]
 
@@ -166,7 +166,7 @@ def test_a_server_that_is_told_to_stop_finishes_its_answers(engine: str) -> None
     with running(engine) as real, ThreadPoolExecutor(1) as pool:
         body = {"prompt": "Once", "max_tokens": 40, "ignore_eos": True}
         answer = pool.submit(real.post, "/v1/completions", **body)
-        while "sequences_running 1.0" not in httpx.get(f"{real.url}/metrics", timeout=60).text:
+        while "sequences_running 1.0" not in httpx2.get(f"{real.url}/metrics", timeout=60).text:
             pass
         real.process.terminate()
         assert answer.result(120)["usage"]["completion_tokens"] == 40
