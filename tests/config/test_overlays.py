@@ -15,7 +15,7 @@ from support.kubectl import Kubectl
 from support.kustomize import build
 
 Manifest = dict[str, Any]
-OVERLAYS = ("default", "overlays/aks", "overlays/nodeclaim", "overlays/byo", "overlays/local")
+OVERLAYS = ("default", "overlays/aks", "overlays/nodeclaim", "overlays/byo", "overlays/split", "overlays/local")
 KINDS_OF_NODES = {"machines", "machines/status", "nodeclaims", "nodeclaims/status"}
 
 
@@ -86,6 +86,38 @@ def test_with_nodes_of_your_own_nothing_is_asked_of_a_cloud(tmp_path: Path) -> N
     assert not KINDS_OF_NODES & {resource for rule in role["rules"] for resource in rule["resources"]}
     leases = named(built, "Role", "kaito-leader-election")
     assert [rule["resourceNames"] for rule in leases["rules"] if "resourceNames" in rule] == [["kaito-workspace"]]
+
+
+def test_each_controller_has_an_account_of_its_own(tmp_path: Path) -> None:
+    built = build(tmp_path, "overlays/split")
+    by_controller = {}
+    for name, controller in (("kaito-controller-manager", "workspace"), ("kaito-machine-controller", "machine")):
+        deployment = named(built, "Deployment", name)
+        spec = deployment["spec"]
+        assert [flag for flag in container(deployment)["args"] if flag.startswith("--controllers")] == [
+            f"--controllers={controller}"
+        ]
+        account = spec["template"]["spec"]["serviceAccountName"]
+        assert account == name
+        bound = [
+            named(built, binding["roleRef"]["kind"], binding["roleRef"]["name"])
+            for binding in built
+            if binding["kind"] in ("RoleBinding", "ClusterRoleBinding")
+            and [subject["name"] for subject in binding["subjects"]] == [account]
+        ]
+        leases = [rule["resourceNames"] for role in bound for rule in role["rules"] if "resourceNames" in rule]
+        assert leases == [[f"kaito-{controller}"]]
+        assert len(bound) == 2
+        service = named(built, "Service", f"{name}-metrics")
+        pods = spec["template"]["metadata"]["labels"]
+        assert spec["selector"]["matchLabels"].items() <= pods.items()
+        assert service["spec"]["selector"].items() <= pods.items()
+        by_controller[controller] = (pods, named(built, "ServiceAccount", account)["metadata"])
+    workspace, machine = by_controller["workspace"], by_controller["machine"]
+    assert workspace[0]["app.kubernetes.io/component"] != machine[0]["app.kubernetes.io/component"]
+    for pods, account in by_controller.values():
+        identified = "azure.workload.identity/client-id" in account.get("annotations", {})
+        assert identified == ("azure.workload.identity/use" in pods) == (pods is machine[0])
 
 
 def installer(server: ApiServer, folder: Path) -> Kubectl:

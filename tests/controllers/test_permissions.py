@@ -65,45 +65,16 @@ PROTECTION: Action = ("kaito.sh", "workspaces/finalizers", "update")
 may create an object whose owner reference blocks the deletion of a Workspace."""
 
 
-def rules(verbs: Mapping[tuple[str, str], str]) -> Rules:
-    return [
-        {"apiGroups": [group], "resources": [resource], "verbs": granted.split()}
-        for (group, resource), granted in verbs.items()
-    ]
+def of_overlay(file: str) -> Rules:
+    granted: Rules = yaml.safe_load((CONFIG / "overlays" / file).read_text())["rules"]
+    return granted
 
 
-MACHINE = rules(
-    {
-        ("karpenter.sh", "machines"): "delete list patch watch",
-        ("karpenter.sh", "machines/status"): "patch",
-        ("karpenter.sh", "nodeclaims"): "delete list patch watch",
-        ("karpenter.sh", "nodeclaims/status"): "patch",
-        ("kaito.sh", "workspaces"): "list",
-        ("", "nodes"): "delete list patch watch",
-        ("", "pods"): "delete list",
-        ("", "pods/eviction"): "create",
-        ("events.k8s.io", "events"): "create patch",
-    }
-)
+MACHINE = of_overlay("split/machine/role.yaml")
 """What the machine controller needs in a process of its own."""
-WORKSPACE = rules(
-    {
-        ("kaito.sh", "workspaces"): "list patch watch",
-        ("kaito.sh", "workspaces/status"): "patch",
-        ("kaito.sh", "workspaces/finalizers"): "update",
-        ("karpenter.sh", "machines"): "create delete get list watch",
-        ("", "nodes"): "get list patch watch",
-        ("", "pods"): "list watch",
-        ("", "services"): "create delete get list patch watch",
-        ("", "configmaps"): "create get list watch",
-        ("apps", "deployments"): "create delete get list patch watch",
-        ("apps", "statefulsets"): "create delete get list patch watch",
-        ("apps", "controllerrevisions"): "create delete get list patch watch",
-        ("batch", "jobs"): "create delete get list patch watch",
-        ("events.k8s.io", "events"): "create patch",
-    }
-)
-"""What the workspace controller needs in a process of its own."""
+CLAIMS = ["nodeclaims"]
+WORKSPACE = [rule for rule in of_overlay("split/role_patch.yaml") if rule["resources"] != CLAIMS]
+"""What the workspace controller needs in a process of its own, where it asks for nodes with Machines."""
 CLAIMING: set[Action] = {("karpenter.sh", "nodeclaims", "create"), ("karpenter.sh", "nodeclaims", "get")}
 """What it needs where nodes are asked for with NodeClaims; with them it does what it does here with Machines."""
 TOGETHER, APART = {"machine,workspace": OPERATOR}, {"machine": MACHINE, "workspace": WORKSPACE}
@@ -127,6 +98,17 @@ def lease(process: str) -> str:
 def test_the_role_grants_what_the_controllers_need() -> None:
     assert actions(MACHINE) | actions(WORKSPACE) | CLAIMING == actions(OPERATOR)
     assert not any("resourceNames" in rule for rule in OPERATOR)
+
+
+def test_asking_for_nodes_takes_the_same_verbs_whatever_the_kind() -> None:
+    asking = [rule for rule in of_overlay("split/role_patch.yaml") if rule["apiGroups"] == ["karpenter.sh"]]
+    assert [rule["resources"] for rule in asking] == [["machines"], CLAIMS]
+    assert asking[0]["verbs"] == asking[1]["verbs"]
+
+
+def test_with_nodes_of_your_own_the_workspace_controller_needs_all_but_those() -> None:
+    of_nodes = {action for action in actions(WORKSPACE) if action[0] == "karpenter.sh"}
+    assert actions(of_overlay("byo/role_patch.yaml")) == actions(WORKSPACE) - of_nodes
 
 
 def test_there_is_no_other_role() -> None:
