@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +18,14 @@ from kaito.controllers.workspace.manifests.published import launch_command
 from kaito.controllers.workspace.manifests.revision import build_revision, specification_hash
 from kaito.controllers.workspace.manifests.service import build_headless_service, build_service
 from kaito.controllers.workspace.manifests.workload import build_services, build_workload
+from kaito.inference.adapters import discover
+from kaito.inference.engines.vllm import plan
+from kaito.inference.settings import parse
 from kaito.models import Catalogue, Preset, choose
 from kaito.tuning.main import parser
 
 CATALOGUE = Catalogue.default()
+SCRIPTS = {script.name: script for script in entry_points(group="console_scripts")}
 OWNER = {
     "apiVersion": "kaito.sh/v1beta1",
     "kind": "Workspace",
@@ -283,6 +289,69 @@ def test_kaitos_own_server(sample: dict[str, Any]) -> None:
     assert container["startupProbe"]["failureThreshold"] == 327
     assert container["readinessProbe"]["httpGet"] == {"path": "/health", "port": 5000}
     assert {"name": "config-volume", "configMap": {"name": "mine"}} in pod["spec"]["volumes"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "size", "name"),
+    [
+        ("openvino", "Standard_D8s_v5", "phi-3-mini-4k-instruct"),
+        ("transformers", "Standard_NC6s_v3", "phi-3-mini-4k-instruct"),
+        ("vllm", "Standard_NC6s_v3", "phi-3-mini-4k-instruct"),
+        ("vllm", "Standard_NC24ads_A100_v4", "llama-3.3-70b-instruct"),
+    ],
+)
+def test_the_server_understands_what_it_is_started_with(
+    sample: dict[str, Any], tmp_path: Path, engine: str, size: str, name: str
+) -> None:
+    sample["metadata"]["annotations"] = {"kaito.sh/runtime": engine}
+    sample["resource"]["instanceType"] = size
+    claim = {"persistentVolumeClaim": {"claimName": "adapters"}}
+    sample["inference"] = {
+        "preset": {"name": name},
+        "config": "mine",
+        "adapters": [
+            {"source": {"name": "image", "image": "r.io/one:1"}, "strength": "0.5"},
+            {"source": {"name": "volume", "volumeSource": claim}},
+        ],
+    }
+    built = workload(sample)
+    pod = built["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert container["command"] == [SCRIPTS["kaito-inference"].name]
+    (config,) = [word for word in container["args"] if word.startswith("--config=")]
+    file = config.removeprefix("--config=")
+    assert file == f"{mounts['config-volume']}/inference_config.yaml"
+    mine = tmp_path / "inference_config.yaml"
+    mine.write_text(yaml.safe_dump({engine: {"max_model_len": 1024}}))
+    arguments = [word.replace(file, str(mine)) for word in container["args"]]
+    environment = {item["name"]: item["value"] for item in container["env"] if "value" in item}
+
+    settings = parse(arguments, environment)
+    found = preset(name)
+    assert (settings.engine, settings.model, settings.name) == (engine, found.model, name)
+    assert (settings.max_model_len, settings.port) == (1024, container["ports"][0]["containerPort"])
+    for adapter in ("image", "volume"):
+        directory = tmp_path / "adapters" / adapter
+        directory.mkdir(parents=True)
+        (directory / "adapter_config.json").write_text("{}")
+    strengths = {each.name: each.strength for each in discover(str(tmp_path / "adapters"), environment)}
+    assert strengths == {"image": 0.5, "volume": 1.0}
+    assert settings.adapters_dir == mounts["adapter-volume"]
+    assert mounts["adapter-1"] == f"{settings.adapters_dir}/volume"
+
+    if engine != "vllm":
+        assert settings.extra == {}, "every flag is one of the server's own"
+        assert settings.revision == found.revision
+        return
+    nodes = built["spec"]["replicas"]
+    assert settings.dtype == ("float16" if size == "Standard_NC6s_v3" else "auto")
+    for index in range(nodes):
+        launch = plan(settings, [name], (), environment | {"POD_INDEX": str(index)})
+        assert "--tensor-parallel-size=1" in launch.command
+        assert launch.nodes == (nodes if index == 0 else 1)
+        assert bool(launch.worker) == (index > 0)
+    assert (nodes > 1) == ("POD_INDEX" in {item["name"] for item in container["env"]})
 
 
 def test_old_gpus_compute_in_half_precision(sample: dict[str, Any]) -> None:
