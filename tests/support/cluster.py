@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,8 +113,9 @@ class DevCluster:
         controllers: str = "workspace,machine",
         environ: Mapping[str, str] | None = None,
         name: str = "operator",
+        flags: Sequence[str] = (),
     ) -> Iterator[Operator]:
-        """An operator under its service account, killed when the block ends."""
+        """An operator under its service account, with further ``flags``, killed when the block ends."""
         account = folder / f"{name}-serviceaccount"
         token = self.kubectl("create", "token", "-n", NAMESPACE, SERVICE_ACCOUNT, "--duration=1h").strip()
         mount_service_account(account, self.folder, token, NAMESPACE)
@@ -125,6 +126,7 @@ class DevCluster:
             "--metrics-bind-address=127.0.0.1:0",
             "--health-probe-bind-address=127.0.0.1:0",
             "--log-format=json",
+            *flags,
         ]
         process = launch(arguments, {**pod_environment(self.running, account), **(environ or {})}, log)
         try:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from copy import deepcopy
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -644,6 +646,38 @@ def test_models_without_a_published_image_are_tuned_by_kaitos_own(sample: dict[s
     (loader,) = pod["initContainers"]
     assert (loader["image"], loader["command"]) == ("r.io/kaito-tuning:1", ["kaito-tuning", "download"])
     assert {"name": "docker-config", "mountPath": "/run/kaito/logins/push", "readOnly": True} in trainer["volumeMounts"]
+
+
+def scribble(value: Any) -> None:
+    """Change everything in a manifest."""
+    for item in list(value.values()) if isinstance(value, dict) else value:
+        if isinstance(item, dict | list):
+            scribble(item)
+    value.clear()
+
+
+@pytest.mark.parametrize("kind", ["published", "own server", "several nodes", "template", "tuning"])
+def test_equal_workspaces_make_equal_workloads_whatever_became_of_the_first(sample: dict[str, Any], kind: str) -> None:
+    adapters = [{"source": {"name": name, "image": f"r.io/{name}:1"}} for name in ("one", "two")]
+    sample["inference"]["adapters"] = adapters
+    if kind == "own server":
+        sample["metadata"]["annotations"] = {"kaito.sh/runtime": "vllm"}
+    elif kind == "several nodes":
+        options = {"image": "r.io/llama:1"}
+        sample["inference"]["preset"] = {"name": "llama-2-13b", "accessMode": "private", "presetOptions": options}
+        sample["resource"]["count"] = 2
+
+    def made() -> dict[str, Any]:
+        given = deepcopy(sample)
+        if kind == "template":
+            return template_of(given, {"spec": {"containers": [{"name": "c", "image": "nginx:1"}]}})
+        return job(given) if kind == "tuning" else workload(given)
+
+    first = made()
+    before = deepcopy(first)
+    scribble(first)
+    assert made() == before
+    assert json.dumps(made()) == json.dumps(before), "in the same order, too"
 
 
 @pytest.mark.parametrize(("method", "four_bits"), [("lora", False), ("QLoRA", True)])
