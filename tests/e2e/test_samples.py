@@ -14,6 +14,7 @@ from support.cluster import NAMESPACE, DevCluster, dev_cluster, until
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "config" / "samples"
+PHI3 = SAMPLES / "workspace-phi-3-mini.inference.yaml"
 SERVICE = "kaito-webhook-service"
 WAITS_FOR_VOLUMES = "workspace-phi-3-mini-volumes"
 """Its PersistentVolumeClaims are the user's to make."""
@@ -48,6 +49,8 @@ def judged(tmp_path: Path) -> Iterator[DevCluster]:
         cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(endpoints))
         with cluster.operator(tmp_path, flags=["--webhook", f"--webhook-port={port}"]) as operator:
             operator.wait_ready()
+            trial = ("apply", "--dry-run=server", "-f", str(PHI3))
+            until(lambda: cluster.kubectl.run(*trial).returncode == 0, "the API server trusts the webhook")
             yield cluster
 
 
@@ -60,7 +63,7 @@ def test_the_samples_apply_as_a_whole(judged: DevCluster) -> None:
     assert done.stdout.count(" created\n") == len(documents)
     assert {item["metadata"]["name"] for item in kubectl.json("get", "workspaces")["items"]} == names
 
-    small = yaml.safe_load((SAMPLES / "workspace-phi-3-mini.inference.yaml").read_text())
+    small = yaml.safe_load(PHI3.read_text())
     small["metadata"]["name"] = "small"
     small["resource"]["instanceType"] = "Standard_NV6"
     refused = kubectl.fails("apply", "-f", "-", stdin=yaml.safe_dump(small))
