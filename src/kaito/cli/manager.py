@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,6 +31,19 @@ def run(
     metrics_bind_address: Annotated[str, typer.Option(help="host:port of /metrics; 0 turns it off.")] = ":8080",
     metrics_port: Annotated[
         int | None, typer.Option(envvar="METRICS_PORT", help="Port of /metrics on all addresses.")
+    ] = None,
+    metrics_secure: Annotated[
+        bool,
+        typer.Option(
+            "--metrics-secure/--no-metrics-secure",
+            help="Serve /metrics over TLS, and only to those whom the cluster lets get it.",
+        ),
+    ] = False,
+    metrics_cert_path: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with tls.crt and tls.key for secure metrics; by default a certificate is made at the start."
+        ),
     ] = None,
     health_probe_bind_address: Annotated[
         str, typer.Option(help="host:port of /healthz and /readyz; 0 turns it off.")
@@ -187,6 +201,8 @@ def run(
 
     if log_format not in ("auto", "json", "text"):
         fail(f"--log-format {log_format!r}: use auto, json or text")
+    if metrics_cert_path is not None and not metrics_secure:
+        fail("--metrics-cert-path: only secure metrics have a certificate; add --metrics-secure")
     names = [name.strip() for name in controllers.split(",") if name.strip()]
     given = {
         "KAITO_CLAIM_KINDS": claim_kinds,
@@ -219,6 +235,8 @@ def run(
             )
         options = ManagerOptions(
             metrics_address=metrics_bind_address if metrics_port is None else f":{metrics_port}",
+            metrics_secure=metrics_secure,
+            metrics_certificates=metrics_cert_path,
             health_address=health_probe_bind_address if health_probe_port is None else f":{health_probe_port}",
             election=election,
             grace_period=grace_period,
