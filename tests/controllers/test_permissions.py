@@ -112,7 +112,7 @@ def test_with_nodes_of_your_own_the_workspace_controller_needs_all_but_those() -
 
 
 def test_there_is_no_other_role() -> None:
-    """None for reviews of who may read the metrics, either: ``kaito manager`` serves them to everybody."""
+    """None for reviews of who may read the metrics, either: that comes with ``config/components/metrics-tls``."""
     assert set(GRANTED) == {"ClusterRole kaito-controller-manager", "Role kaito-leader-election"}
 
 

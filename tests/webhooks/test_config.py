@@ -1,4 +1,4 @@
-"""`config/webhook` as kustomize builds it, and the operator that serves it, as a process."""
+"""`config/components/webhook` as kustomize builds it, and the operator that serves it, as a process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "resources": ["config/default"],
-        "components": ["config/webhook"],
+        "components": ["config/components/webhook"],
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
     done = subprocess.run(

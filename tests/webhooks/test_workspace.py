@@ -1,4 +1,4 @@
-"""Workspaces as the API server shows them to the operator's webhook, from `config/webhook`, over HTTPS."""
+"""Workspaces as the API server shows them to the operator's webhook, from `config/components/webhook`, over HTTPS."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ INFERENCE: dict[str, Any] = {
 
 
 def read(name: str) -> dict[str, Any]:
-    manifest: dict[str, Any] = yaml.safe_load((CONFIG / "webhook" / name).read_text())
+    manifest: dict[str, Any] = yaml.safe_load((CONFIG / "components" / "webhook" / name).read_text())
     return manifest
 
 
