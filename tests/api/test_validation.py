@@ -394,6 +394,16 @@ def test_kaitos_own_server_runs_what_nobody_published() -> None:
     assert set(errors(gated, own_image=True)) == {secret}
 
 
+@pytest.mark.parametrize("name", ["base", "phi-3-mini-4k-instruct"])
+def test_what_kaitos_own_server_calls_the_model_is_no_name_of_an_adapter(name: str) -> None:
+    manifest = changed(INFERENCE, inference__adapters=[adapter("fine"), adapter(name)])
+    own = changed(manifest, metadata__annotations={"kaito.sh/runtime": "transformers"})
+    found = errors(own, own_image=True)
+    assert set(found) == {"inference.adapters[1].source.name"}
+    assert "choose another name" in found["inference.adapters[1].source.name"].message
+    assert errors(manifest, own_image=True) == {}, "the published image has no such names"
+
+
 def test_old_gpus_do_not_run_vllm() -> None:
     manifest = changed(
         INFERENCE, resource__instanceType="Standard_ND6s", metadata__annotations={"kaito.sh/runtime": "vllm"}

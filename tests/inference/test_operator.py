@@ -7,8 +7,9 @@ import pytest
 from kaito.api.workspace import Workspace
 from kaito.controllers.workspace.manifests.pod import ADAPTER_DIRECTORY, CONFIG_DIRECTORY, Rendering
 from kaito.controllers.workspace.manifests.server import WEIGHTS_DIRECTORY, server_arguments
+from kaito.inference import adapters
 from kaito.inference.settings import Settings, parse
-from kaito.models import Catalogue
+from kaito.models import Catalogue, judge
 
 
 @pytest.mark.parametrize("engine", ["openvino", "transformers", "vllm"])
@@ -24,3 +25,7 @@ def test_the_operators_command_line_is_understood(engine: str) -> None:
 def test_paths_are_the_operators() -> None:
     assert (Settings().model, Settings().adapters_dir) == (WEIGHTS_DIRECTORY, ADAPTER_DIRECTORY)
     assert CONFIG_DIRECTORY == "/mnt/config"
+
+
+def test_the_operator_knows_what_the_model_is_called_without_adapters() -> None:
+    assert judge.BASE == adapters.BASE

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kaito.api import labels
 from kaito.api.validation.facts import FieldError
+from kaito.models.estimator import PUBLISHED
 from kaito.models.serving import choose
 from kaito.models.tuning import TuningSettings, fit
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 SIZE = "resource.instanceType"
 RUNTIME = f"metadata.annotations[{labels.RUNTIME}]"
+BASE = "base"
+"""What kaito's own server calls the model without its adapters."""
 
 
 def objections(obj: Workspace, catalogue: Catalogue, policy: Policy) -> Iterator[FieldError]:
@@ -71,6 +74,13 @@ def _inference(
             f"{preset.model} is downloaded with the token of somebody who accepted its licence: name a Secret with HF_TOKEN",
             "Required",
         )
+    if serving.engine == PUBLISHED:
+        return
+    for index, adapter in enumerate(inference.adapters or ()):
+        name = adapter.source.name if adapter.source else None
+        if name in (BASE, preset.name):
+            path = f"inference.adapters[{index}].source.name"
+            yield FieldError(path, f"the model itself is served as {name!r}: choose another name")
 
 
 def _tuning(

@@ -514,6 +514,21 @@ async def test_a_model_that_needs_more_nodes_gets_them(harness: Harness, phi3: d
     assert harness.workspace()["status"]["targetNodeCount"] == 2
 
 
+@pytest.mark.parametrize("flag", ["max-model-len", "max_model_len"])
+async def test_longer_requests_take_more_nodes(harness: Harness, phi3: dict[str, Any], flag: str) -> None:
+    harness.settings = Settings(runtime_image="r.io/kaito-{engine}:1")
+    phi3["inference"] = {
+        "preset": {"name": "llama-3.3-70b-instruct", "presetOptions": {"modelAccessSecret": "hub"}},
+        "config": "mine",
+    }
+    phi3["resource"]["instanceType"] = "Standard_NC24ads_A100_v4"
+    data = {"inference_config.yaml": f"vllm: {{{flag}: 131072}}"}
+    harness.cluster.put(CONFIG_MAPS, {"metadata": {"name": "mine"}, "data": data})
+    harness.apply(phi3)
+    await harness.reconcile()
+    assert harness.workspace()["status"]["targetNodeCount"] == 6, "three are enough without the configuration"
+
+
 async def test_another_engine_replaces_the_workload(harness: Harness, phi3: dict[str, Any]) -> None:
     harness.settings = Settings(runtime_image="r.io/kaito-{engine}:1")
     await harness.bring_up(phi3)

@@ -208,7 +208,8 @@ class Sizing:
 
 
 def _max_length(config: Mapping[str, Any]) -> int:
-    """``vllm.max-model-len`` of an inference configuration; 0 where it does not say."""
+    """``vllm.max-model-len`` of an inference configuration, also with underscores; 0 where it does not say."""
     section = config.get("vllm")
-    value = section.get("max-model-len") if isinstance(section, dict) else None
+    flags = {str(name).replace("_", "-"): value for name, value in section.items()} if isinstance(section, dict) else {}
+    value = flags.get("max-model-len")
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
