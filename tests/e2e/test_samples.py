@@ -25,7 +25,7 @@ def judged(tmp_path: Path) -> Iterator[DevCluster]:
     """A local cluster of its own, whose API server asks the operator about every Workspace."""
     overlay = tmp_path / "overlay"
     overlay.mkdir()
-    outside = [os.path.relpath(ROOT / "config" / part, overlay) for part in ("overlays/local", "webhook")]
+    outside = [os.path.relpath(ROOT / "config" / part, overlay) for part in ("overlays/local", "components/webhook")]
     no_pods = yaml.safe_dump([{"op": "remove", "path": "/spec/selector"}])
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
