@@ -23,6 +23,7 @@ from support.kustomize import Manifest, apply, build, container, installer, name
 OVERLAYS = ("default", "overlays/aks", "overlays/nodeclaim", "overlays/byo", "overlays/split", "overlays/local")
 COMPONENTS = tuple(f"components/{name}" for name in ("webhook", "prometheus", "metrics-tls", "network-policy"))
 COMBINATIONS = [chosen for number in range(1, 5) for chosen in combinations(COMPONENTS, number)]
+SITUATIONS = Path(__file__).with_name("alerts.yaml")
 OF_THE_API_SERVER = {"apiserver_admission_webhook_rejection_count"}
 OF_PROMETHEUS = {"up"}
 
@@ -111,20 +112,24 @@ def test_alerts_say_how_bad_it_is_and_what_to_do(groups: Manifest) -> None:
         assert set(rule["annotations"]) == {"summary", "description"}
 
 
-def test_prometheus_accepts_the_alerts(groups: Manifest, tmp_path: Path) -> None:
+@pytest.mark.parametrize("subject", ["check", "test"])
+def test_prometheus_finds_the_alerts_sound(subject: str, groups: Manifest, tmp_path: Path) -> None:
+    """As rules, and as ``alerts.yaml`` says when each of them fires and when it does not."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed: apt-get install prometheus")
-    rules = tmp_path / "rules.yaml"
-    rules.write_text(yaml.safe_dump(groups))
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(groups))
+    shutil.copy(SITUATIONS, tmp_path)
+    arguments = {"check": ["check", "rules", "--lint-fatal", "rules.yaml"], "test": ["test", "rules", SITUATIONS.name]}
     done = subprocess.run(
-        [promtool, "check", "rules", "--lint-fatal", str(rules)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+        [promtool, *arguments[subject]], capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_is_seen_to_fire(groups: Manifest) -> None:
+    fired = set(re.findall(r'alertname="(\w+)"', SITUATIONS.read_text()))
+    assert fired == {rule["alert"] for group in groups["groups"] for rule in group["rules"]}
 
 
 def reported() -> Iterator[str]:
