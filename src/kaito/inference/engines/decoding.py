@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, final
 
 import torch
+from peft import PeftModel
 from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -50,6 +52,7 @@ class Batch:
         self._mix: Mix = ()
         self._cache: Any = None
         self._mask: Any = None
+        self._cache_name = _cache_name(model)
 
     @property
     def empty(self) -> bool:
@@ -121,9 +124,9 @@ class Batch:
             input_ids=tokens,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._cache_name: cache},
         )
         return output.logits[:, -1]
 
@@ -154,3 +157,9 @@ class Batch:
 
 def _plain(cache: Any) -> bool:
     return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def _cache_name(model: Any) -> str:
+    """How the model calls its cache: transformers renames the argument, model by model."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return "cache" if "cache" in signature(base.forward).parameters else "past_key_values"

@@ -1,4 +1,4 @@
-"""A copy of a GGUF file with adapters added to its weights."""
+"""Copies of GGUF files: with adapters added to the weights, and in a type that the engine reads exactly."""
 
 from __future__ import annotations
 
@@ -18,12 +18,20 @@ from kaito.inference.protocol import Mix
 
 _PERMUTED = {"llama": ("attn_q", "attn_k")}
 """By architecture, weights whose rows GGUF has in the order of its rotary embedding: halves of a head interleaved."""
+APPROXIMATED = frozenset({gguf.GGMLQuantizationType.Q4_1})
+"""Types whose files OpenVINO 2026.4 reads with other numbers than they stand for: another token becomes the likeliest."""
 
 
-def merged(path: Path, mix: Mix, combination: Combination, directory: Path) -> Path:
+def approximated(path: Path) -> bool:
+    """OpenVINO would read some weights of ``path`` with other numbers."""
+    return any(tensor.tensor_type in APPROXIMATED for tensor in gguf.GGUFReader(str(path)).tensors)
+
+
+def merged(path: Path, mix: Mix, combination: Combination, directory: Path, *, unpack: bool) -> Path:
     """A GGUF file in ``directory`` with the weights of ``path`` and what ``mix`` adds to them; the caller removes it.
 
-    Weights that are added to are in float16, all others as they were. Raises ModelError for adapters that do not fit.
+    Weights that are added to are in float16, and with ``unpack`` all that are quantised; all others are as they were.
+    Raises ModelError for adapters that do not fit.
     """
     reader = gguf.GGUFReader(str(path))
     architecture = reader.get_field(gguf.Keys.General.ARCHITECTURE).contents()
@@ -33,8 +41,9 @@ def merged(path: Path, mix: Mix, combination: Combination, directory: Path) -> P
     with open(handle, "wb"):  # noqa: PTH123  # the file is made; the writer opens it by name
         pass
     writer = gguf.GGUFWriter(name, architecture, endianess=reader.endianess)
+    written = {gguf.Keys.General.ARCHITECTURE, *([gguf.Keys.General.FILE_TYPE] if unpack else [])}
     for field in reader.fields.values():
-        if field.name != gguf.Keys.General.ARCHITECTURE and not field.name.startswith("GGUF."):
+        if field.name not in written and not field.name.startswith("GGUF."):
             kind = field.types[0]
             writer.add_key_value(
                 field.name,
@@ -42,12 +51,15 @@ def merged(path: Path, mix: Mix, combination: Combination, directory: Path) -> P
                 kind,
                 sub_type=field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None,
             )
+    if unpack:
+        writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     for tensor in reader.tensors:
-        if factors := deltas.get(tensor.name):
-            weight = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(numpy.float32)
-            writer.add_tensor(
-                tensor.name, (weight + _rows(reader, architecture, tensor.name, factors)).astype(numpy.float16)
-            )
+        factors = deltas.get(tensor.name)
+        if factors or (unpack and tensor.tensor_type != gguf.GGMLQuantizationType.F32):
+            weight = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            if factors:
+                weight = weight + _rows(reader, architecture, tensor.name, factors)
+            writer.add_tensor(tensor.name, weight.astype(numpy.float16))
         else:
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()

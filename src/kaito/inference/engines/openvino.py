@@ -17,6 +17,7 @@ import numpy
 import openvino
 import openvino_genai as genai
 
+from kaito.inference.engines import merging
 from kaito.inference.engines.stepper import Stepper
 from kaito.inference.engines.weights import gguf_in, locate, template
 from kaito.inference.errors import BadRequest, ConfigError, EngineFault, ModelError, RequestError
@@ -51,6 +52,7 @@ class OpenVino:
         self._settings = settings
         self._scheduler = {**_SCHEDULER, "max_num_seqs": settings.max_batch, **settings.extra}
         self._device = str(self._scheduler.pop("device", "CPU"))
+        self._unpack = str(self._scheduler.pop("unpack", True)).lower() != "false"
         unknown = [name for name in self._scheduler if not hasattr(genai.SchedulerConfig(), name)]
         if unknown:
             raise ConfigError(f"--{unknown[0].replace('_', '-')}: the engine openvino has no such flag")
@@ -147,14 +149,12 @@ class OpenVino:
 
     def _batch(self, mix: Mix) -> _Batch:
         path = self._path
-        if mix:
-            if path.suffix != ".gguf":
-                raise ModelError(
-                    f"--model: {path}: adapters can be added to a GGUF file only, with the engine openvino"
-                )
-            from kaito.inference.engines.merging import merged
-
-            path = merged(path, mix, self._settings.combination_type, Path(self._copies.name))
+        is_gguf = path.suffix == ".gguf"
+        if mix and not is_gguf:
+            raise ModelError(f"--model: {path}: adapters can be added to a GGUF file only, with the engine openvino")
+        unpack = is_gguf and self._unpack and merging.approximated(path)
+        if mix or unpack:
+            path = merging.merged(path, mix, self._settings.combination_type, Path(self._copies.name), unpack=unpack)
         scheduler = genai.SchedulerConfig()
         try:
             for name, value in self._scheduler.items():
@@ -163,7 +163,7 @@ class OpenVino:
         except (RuntimeError, TypeError) as error:
             raise ModelError(f"--model: {self._path}: cannot be loaded: {_brief(error)}") from error
         finally:
-            if mix:
+            if path != self._path:
                 path.unlink()
         batch = _Batch(pipeline)
         if text := self._settings.chat_template:
