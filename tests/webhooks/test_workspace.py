@@ -139,7 +139,11 @@ async def test_configurations_are_looked_into(world: World) -> None:
     await world.client.create(CONFIG_MAPS, config)
     with pytest.raises(Invalid, match="vllm must be a map"):
         await world.create(manifest)
-    data = {"inference_config.yaml": "vllm: {max-model-len: 4096}"}
+    data = {"inference_config.yaml": "vllm: {port: 8000}"}
+    await world.client.patch(CONFIG_MAPS, "mine", {"data": data}, namespace="default")
+    with pytest.raises(Invalid, match="expect port 5000: remove port"):
+        await world.create(manifest)
+    data = {"inference_config.yaml": "vllm: {max-model-len: 4096, port: 5000}"}
     await world.client.patch(CONFIG_MAPS, "mine", {"data": data}, namespace="default")
     await world.create(manifest)
 

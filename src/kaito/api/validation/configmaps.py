@@ -20,6 +20,8 @@ SECTIONS = (
     "DatasetConfig",
     "DataCollator",
 )
+SERVER_PORT = 5000
+"""Port of every model server."""
 ENGINE_SECTIONS = ("transformers", "vllm", "openvino")
 OUTPUT_ROOT = "/mnt"
 
@@ -55,6 +57,9 @@ def inference_config(name: str, data: Mapping[str, str] | None) -> tuple[Config,
         flags = document.get(engine)
         if flags is not None and not (isinstance(flags, Mapping) and all(isinstance(key, str) for key in flags)):
             errors.append(FieldError("inference.config", f"{where}: {engine} must be a map of flags"))
+        elif flags and str(flags.get("port", SERVER_PORT)) != str(SERVER_PORT):
+            said = f"{where}: {engine}: the Service and the probes of the pods expect port {SERVER_PORT}: remove port"
+            errors.append(FieldError("inference.config", said))
     return document, errors
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from kaito.api import labels
-from kaito.api.validation.configmaps import TRAINING_KEY, output_directory
+from kaito.api.validation.configmaps import SERVER_PORT, TRAINING_KEY, output_directory
 from kaito.controllers.workspace.manifests.ownership import controller_reference, present
 from kaito.controllers.workspace.manifests.pod import (
     CONFIG_DIRECTORY,
@@ -27,7 +27,6 @@ from kaito.controllers.workspace.manifests.pod import (
     workspace_labels,
 )
 from kaito.controllers.workspace.manifests.scripts import DOWNLOAD, EXTRACT, PUSH, TRAIN
-from kaito.controllers.workspace.manifests.service import SERVER_PORT
 from kaito.controllers.workspace.manifests.workload import inputs
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from kaito.api.validation.configmaps import SERVER_PORT
 from kaito.controllers.workspace.manifests.pod import (
     SHARED_MEMORY,
     Rendering,
@@ -16,7 +17,7 @@ from kaito.controllers.workspace.manifests.pod import (
     secrets,
     tolerations,
 )
-from kaito.controllers.workspace.manifests.service import SERVER_PORT, TORCH_PORT, headless_name
+from kaito.controllers.workspace.manifests.service import TORCH_PORT, headless_name
 
 if TYPE_CHECKING:
     from kaito.api.workspace import PresetSpec, Workspace

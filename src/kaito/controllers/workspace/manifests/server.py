@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from kaito.api.validation.configmaps import INFERENCE_KEY
+from kaito.api.validation.configmaps import INFERENCE_KEY, SERVER_PORT
 from kaito.controllers.workspace.manifests.pod import (
     CONFIG_DIRECTORY,
     SHARED_MEMORY,
@@ -17,7 +17,7 @@ from kaito.controllers.workspace.manifests.pod import (
     secrets,
     tolerations,
 )
-from kaito.controllers.workspace.manifests.service import RAY_PORT, SERVER_PORT, headless_name
+from kaito.controllers.workspace.manifests.service import RAY_PORT, headless_name
 
 if TYPE_CHECKING:
     from kaito.api.workspace import PresetSpec, Workspace

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kaito.api import labels
+from kaito.api.validation.configmaps import SERVER_PORT
 from kaito.controllers.workspace.manifests.ownership import controller_reference
 
 if TYPE_CHECKING:
     from kaito.api.workspace import Workspace
     from kaito.runtime import Manifest
 
-SERVER_PORT = 5000
 TORCH_PORT = 29500
 RAY_PORT = 6379
 
