@@ -255,7 +255,7 @@ class Operator:
         began = time.monotonic()
         ended = await self.quiet(count, running)
         reconciles, writes, block = self.reconciles(), self.writes(), self.longest_block()
-        (run,) = self.runs
+        run = next(run for run in self.runs if run.controller.name == "workspace")
         names = [Key(NAMESPACE, f"w{number}") for number in range(count)]
 
         async def look() -> None:
