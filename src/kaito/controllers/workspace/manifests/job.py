@@ -159,7 +159,7 @@ def _trainer(
     pod: _Pod,
     output: str,
 ) -> dict[str, Any]:
-    environment = [{"name": "PYTORCH_CUDA_ALLOC_CONF", "value": "expandable_segments:True"}]
+    environment: list[dict[str, Any]] = [{"name": "PYTORCH_CUDA_ALLOC_CONF", "value": "expandable_segments:True"}]
     if preset.name.startswith("phi-3"):
         environment.insert(0, {"name": "DEFAULT_TARGET_MODULES", "value": _PHI_MODULES})
     private = spec.access_mode == "private"
@@ -177,7 +177,7 @@ def _trainer(
                 command.append(f"--push-config={LOGINS}/push")
         if secret := spec.preset_options.model_access_secret:
             reference = {"name": secret, "key": "HF_TOKEN"}
-            environment.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})  # type: ignore[dict-item]
+            environment.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
     return {
         "name": workspace.metadata.name,
         "image": image,
