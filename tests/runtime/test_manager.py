@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from kaito.devcluster.apiserver.faults import Fault
 from kaito.runtime import (
     CONFIG_MAPS,
+    CUSTOM_RESOURCE_DEFINITIONS,
     EVENTS,
     LEASES,
     SECRETS,
@@ -32,6 +33,7 @@ from kaito.runtime import (
     Manager,
     ManagerOptions,
     Manifest,
+    NotFound,
     ObjectReference,
     Request,
     RestConfig,
@@ -270,6 +272,52 @@ async def test_a_missing_resource_ends_the_manager_with_its_name(config: RestCon
     manager.add(Controller("test", Recording(), missing))
     with pytest.raises(SyncTimeout, match=r"Widget\.example\.com/v1"):
         await manager.run()
+
+
+def definition(group: str) -> Manifest:
+    schema = {"openAPIV3Schema": {"type": "object"}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"widgets.{group}"},
+        "spec": {
+            "group": group,
+            "scope": "Namespaced",
+            "names": {"plural": "widgets", "kind": "Widget"},
+            "versions": [{"name": "v1", "served": True, "storage": True, "schema": schema}],
+        },
+    }
+
+
+async def test_a_kind_that_is_missing_is_waited_for_by_those_who_need_it(
+    config: RestConfig, client: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps nothing else from running; a kind that is there is in the cache before anything starts."""
+    monkeypatch.setattr("kaito.runtime.manager.served.PERIOD", 0.05)
+    group = f"{namespace}.example.com"
+    widgets = manifest_resource(group, "v1", "Widget", "widgets")
+    manager, reconciler, synced = Manager(config, LOCAL), Recording(), []
+    manager.add(Controller("others", Recording(), CONFIG_MAPS))
+    manager.when_served(widgets, lambda: manager.add(Controller("widgets", reconciler, widgets)))
+    manager.when_served(SECRETS, lambda: synced.append(manager.cache.lister(SECRETS)))
+    async with running(manager):
+        assert synced[0].stored_list() == []
+        with pytest.raises(ConfigError, match="too late"):
+            manager.when_served(SECRETS, lambda: None)
+        assert (await probe(manager, "/readyz"))[0] == 200
+        assert reconciler.calls == []
+        await client.create(CUSTOM_RESOURCE_DEFINITIONS, definition(group))
+
+        async def served() -> bool:
+            try:
+                return await client.list(widgets, namespace) == []
+            except NotFound:
+                return False
+
+        await eventually(served)
+        widget = {"apiVersion": f"{group}/v1", "kind": "Widget", "metadata": {"name": "a", "namespace": namespace}}
+        await client.create(widgets, widget)
+        await eventually(lambda: reconciler.count("a") == 1)
 
 
 async def test_a_runnable_that_fails_ends_the_manager(config: RestConfig) -> None:

@@ -33,6 +33,8 @@ class Front:
     def __init__(self, upstream: RestConfig) -> None:
         self._upstream = upstream
         self.faults = Faults()
+        self.audit: list[RequestInfo] = []
+        """Every request, as an audit log has them."""
         self._watches: set[asyncio.Event] = set()
         self._compacted = 0
         self._runner: web.ServerRunner | None = None
@@ -86,6 +88,7 @@ class Front:
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         query = Query.parse(request.rel_url.raw_query_string)
         info = RequestInfo.parse(request.method, request.rel_url.raw_path, query)
+        self.audit.append(info)
         try:
             fault = await self.faults.before(info)
             self._check_version(info, query)

@@ -116,6 +116,8 @@ class Cluster:
         for name, function in watches.INDEXES.items():
             self._stores[WORKSPACES].add_index(name, function)
         self._stores[NODES].add_index(CLAIM_INDEX, watches.claims_on)
+        for resource in (DEPLOYMENTS, STATEFUL_SETS):
+            self._stores[resource].add_index(watches.UPGRADING, watches.upgrading)
         self.blind: set[Resource[Any]] = set()
         """Resources of which the cache has not heard anything yet."""
 

@@ -345,7 +345,7 @@ class FakeManager:
         self.cache = Cache()
         self.metrics = CollectorRegistry()
         self.added: list[Controller] = []
-        self.servers: list[str] = []
+        self.awaited: list[str] = []
 
     def recorder(self, name: str) -> None:
         assert name == "workspace-controller"
@@ -353,12 +353,12 @@ class FakeManager:
     def add(self, declared: Controller) -> None:
         self.added.append(declared)
 
-    def add_server(self, name: str, server: Any) -> None:
-        self.servers.append(name)
+    def when_served(self, resource: Resource[Any], then: Any) -> None:
+        self.awaited.append(resource.kind)
 
 
-@pytest.mark.parametrize(("source", "asks"), [("machine", True), ("nodeclaim", True), ("byo", False)])
-def test_setup_declares_the_controller(source: str, asks: bool) -> None:
+@pytest.mark.parametrize(("source", "awaited"), [("machine", ["Machine"]), ("nodeclaim", ["NodeClaim"]), ("byo", [])])
+def test_setup_declares_the_controller(source: str, awaited: list[str]) -> None:
     manager = FakeManager()
     controller.setup(manager, {"CLOUD_PROVIDER": "azure", "KAITO_NODE_SOURCE": source})
     (declared,) = manager.added
@@ -366,7 +366,7 @@ def test_setup_declares_the_controller(source: str, asks: bool) -> None:
     assert [resource.kind for resource in declared.owns] == ["ControllerRevision"]
     watched = [watch.resource.kind for watch in declared.watches]
     assert watched == ["Deployment", "StatefulSet", "Job", "Service", "Node", "Pod", "ConfigMap"]
-    assert manager.servers == (["workspace-order-kind"] if asks else [])
+    assert manager.awaited == awaited
 
 
 def test_setup_names_the_setting_that_cannot_work() -> None:

@@ -681,6 +681,10 @@ async def test_rolling_takes_one_workspace_at_a_time(harness: Harness, phi3: dic
     assert (image(harness, "w")[:3], image(harness, "v")[:3]) == ("mcr", "old")
     assert result is not None
     assert result.requeue_after == 30.0
+    # Also a new process lets the one that is under way come up first.
+    harness.upgrades = Upgrades("rolling")
+    await harness.reconcile("v")
+    assert image(harness, "v").startswith("old")
     harness.deployment_becomes("w")
     await harness.reconcile("w")
     await harness.reconcile("v")

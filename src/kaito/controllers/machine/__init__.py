@@ -11,6 +11,7 @@ cloud and the cluster say.
 from __future__ import annotations
 
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kaito.controllers.machine import heartbeat, nodes
@@ -64,12 +65,14 @@ def add(manager: Manager, provider: CloudProvider, settings: Settings) -> None:
     cache.transform(NODES, DropFields("status.images"))
     cache.add_index(NODES, nodes.POOL_INDEX, nodes.pools_of)
     node_lister = cache.lister(NODES)
-    listers: dict[ClaimKind, Lister[Any]] = {kind: cache.lister(kind.resource) for kind in settings.kinds}
+    listers: dict[ClaimKind, Lister[Any]] = {}
     breaker = Breaker(lambda: _claims(listers), node_lister, settings.repair_share)
     recorder = manager.recorder(NAME)
     manager.add_context("cloud provider", aclosing(provider))
     manager.add_runnable("list of instances", cloud.run)
-    for kind, lister in listers.items():
+
+    def serve(kind: ClaimKind) -> None:
+        listers[kind] = lister = cache.lister(kind.resource)
         reconciler = ClaimReconciler(
             kind, client, lister, node_lister, cloud, breaker, recorder, clock, settings, metrics
         )
@@ -84,11 +87,14 @@ def add(manager: Manager, provider: CloudProvider, settings: Settings) -> None:
                 max_concurrent=CONCURRENCY,
             )
         )
+        if kind is MACHINE:
+            beats = Heartbeats(client, MACHINE, lister, clock)
+            manager.add(Controller("machine-heartbeat", beats, primary=None, sources=(Timer(heartbeat.INTERVAL),)))
+
+    for kind in settings.kinds:
+        manager.when_served(kind.resource, partial(serve, kind))
     collector = GarbageCollector(client, listers, node_lister, cloud, recorder, clock, settings, metrics)
     manager.add(Controller("machine-garbage", collector, primary=None, sources=(Timer(settings.garbage_interval),)))
-    if MACHINE in listers:
-        beats = Heartbeats(client, MACHINE, listers[MACHINE], clock)
-        manager.add(Controller("machine-heartbeat", beats, primary=None, sources=(Timer(heartbeat.INTERVAL),)))
 
 
 def _key(name: str) -> Iterable[Key]:

@@ -199,8 +199,8 @@ class GarbageCollector:
         try:
             return await self._client.list(metadata_resource(kind.resource))
         except NotFound:
-            if kind in self._listers:
-                raise
+            if kind in self._settings.kinds:
+                raise  # its definition is yet to come, and its objects perhaps with it
             return []  # there are no such objects in this cluster
 
     async def _workspaces(self) -> dict[tuple[str, str], str] | None:

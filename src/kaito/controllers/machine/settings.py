@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Settings:
     kinds: tuple[ClaimKind, ...] = tuple(KINDS.values())
-    """Whose claims are served (``KAITO_CLAIM_KINDS``: machine, nodeclaim); their definitions must be installed."""
+    """Whose claims are served (``KAITO_CLAIM_KINDS``: machine, nodeclaim); one that is not installed is looked for, and
+    until then nothing counts as garbage."""
     poll_interval: float = 10.0
     """Between two lists of the instances while one of them is changing (``KAITO_POLL_INTERVAL_SECONDS``)."""
     registration_ttl: float = 15 * 60.0

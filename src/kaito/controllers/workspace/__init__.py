@@ -53,6 +53,8 @@ def setup(manager: Manager, environ: Mapping[str, str]) -> None:
     for name, function in watches.INDEXES.items():
         cache.add_index(WORKSPACES, name, function)
     cache.add_index(NODES, CLAIM_INDEX, watches.claims_on)
+    for resource in (DEPLOYMENTS, STATEFUL_SETS):
+        cache.add_index(resource, watches.UPGRADING, watches.upgrading)
     workspaces, orders = cache.lister(WORKSPACES), Orders()
     caches = Caches(
         workspaces=workspaces,

@@ -13,7 +13,8 @@ from kaito.controllers.workspace.manifests.ownership import controller_of, diffe
 from kaito.controllers.workspace.manifests.service import headless_name
 from kaito.controllers.workspace.orders import cut
 from kaito.controllers.workspace.pods import worst_problem
-from kaito.controllers.workspace.rollout import Rollout, plan, whose
+from kaito.controllers.workspace.rollout import Rollout, is_ready, plan, ready_replicas, whose
+from kaito.controllers.workspace.watches import UPGRADING
 from kaito.runtime import DEPLOYMENTS, SERVICES, STATEFUL_SETS, Key, NotFound
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class InferenceStep:
         key = Key(ctx.namespace, ctx.name)
         keep_images = ctx.upgrades.policy == "never"
         rollout = plan(live, desired, upgrade=False, keep_images=keep_images)
-        if rollout.outdated and _is_ready(live, ctx.target) and ctx.upgrades.may_start(key):
+        if rollout.outdated and is_ready(live, ctx.target) and ctx.upgrades.may_start(key, _upgrading(ctx)):
             return plan(live, desired, upgrade=True)
         return rollout
 
@@ -125,13 +126,13 @@ class InferenceStep:
     def _judge(self, ctx: WorkspaceContext, workload: Manifest) -> Outcome:
         kind, wanted = workload["kind"], ctx.target
         status = workload.get("status") or {}
-        if _is_ready(workload, wanted):
+        if is_ready(workload, wanted):
             ctx.upgrades.finished_if_current(Key(ctx.namespace, ctx.name), outdated=ctx.outdated)
             hint = f"; a newer operator would make it differently: annotate {labels.UPGRADE} to roll that out"
             message = "Inference has been deployed successfully"
             return Proceed("WorkspaceInferenceStatusSuccess", f"{message}{hint if ctx.outdated else ''}")
         observed = status.get("observedGeneration", 0) >= workload["metadata"].get("generation", 0)
-        counted = f"{_ready(status) if observed else 0} of {wanted} replicas are ready"
+        counted = f"{ready_replicas(status) if observed else 0} of {wanted} replicas are ready"
         pods = ctx.caches.pods.by_label(labels.WORKSPACE, ctx.name, ctx.namespace)
         problem = worst_problem(ctx.caches.pods.decoded(pods))
         if problem is not None and problem.failing:
@@ -147,11 +148,6 @@ class InferenceStep:
         return Wait(problem.reason or self.pending, cut(f"{counted}: {problem}", 1024))
 
 
-def _ready(status: dict[str, Any]) -> int:
-    return min(int(status.get("readyReplicas", 0)), int(status.get("updatedReplicas", 0)))
-
-
-def _is_ready(workload: Manifest, wanted: int) -> bool:
-    status = workload.get("status") or {}
-    observed = status.get("observedGeneration", 0) >= workload["metadata"].get("generation", 0)
-    return bool(observed and _ready(status) >= wanted)
+def _upgrading(ctx: WorkspaceContext) -> set[Key]:
+    found = (lister.by_index(UPGRADING, "") for lister in (ctx.caches.deployments, ctx.caches.stateful_sets))
+    return {stored.key for each in found for stored in each}

@@ -59,8 +59,9 @@ def plan(live: Manifest, desired: Manifest, *, upgrade: bool, keep_images: bool 
         if keep_images and not same_inputs:
             target = _with_images(spec, written)
     kept = with_rendered({**desired, "spec": target})
+    mark = {labels.UPGRADED: "true"} if upgrade else {}
     metadata = {
-        "annotations": {key: kept["metadata"]["annotations"][key] for key in _ANNOTATIONS},
+        "annotations": {key: kept["metadata"]["annotations"][key] for key in _ANNOTATIONS} | mark,
         "labels": desired["metadata"].get("labels") or {},
     }
     patch = difference({"metadata": metadata}, live)
@@ -70,6 +71,17 @@ def plan(live: Manifest, desired: Manifest, *, upgrade: bool, keep_images: bool 
     same = same_inputs and (made or target == written)
     undone = tuple(differing(target, live["spec"], "spec")) if same and changes else ()
     return Rollout(patch, changed=bool(changes) and not same, undone=undone, outdated=outdated)
+
+
+def is_ready(workload: Manifest, wanted: int) -> bool:
+    """Whether ``wanted`` replicas of what was written last are ready."""
+    status = workload.get("status") or {}
+    observed = status.get("observedGeneration", 0) >= workload["metadata"].get("generation", 0)
+    return bool(observed and ready_replicas(status) >= wanted)
+
+
+def ready_replicas(status: Mapping[str, Any]) -> int:
+    return min(int(status.get("readyReplicas", 0)), int(status.get("updatedReplicas", 0)))
 
 
 def whose(workspace: Workspace, path: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Set
 
     from kaito.controllers.workspace.rollout import Rollout
     from kaito.controllers.workspace.settings import Upgrades as Policy
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @final
 class Upgrades:
     """Whose turn it is, and which fields are disputed. With the policy ``rolling`` one Workspace at a time is brought up to
-    date. What is remembered here is not needed: a new process finds it out again."""
+    date, and the next only when that one is ready. What is remembered here is not needed: a new process finds it out again."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -27,9 +27,10 @@ class Upgrades:
         self._turn: Key | None = None
         self._disputed: dict[str, frozenset[str]] = {}
 
-    def may_start(self, key: Key) -> bool:
-        """Whether the ready workload of ``key`` may be brought up to date now."""
-        if self.policy != "rolling" or self._turn not in (None, key):
+    def may_start(self, key: Key, upgrading: Set[Key]) -> bool:
+        """Whether the ready workload of ``key`` may be brought up to date now; ``upgrading`` are those that have been, and
+        are not ready again."""
+        if self.policy != "rolling" or self._turn not in (None, key) or upgrading - {key}:
             return False
         self._turn = key
         return True

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kaito.api import labels
 from kaito.controllers.workspace import facts
 from kaito.controllers.workspace.claims import claim_key
+from kaito.controllers.workspace.rollout import is_ready
 from kaito.runtime import Key, LabelSelector, Requirement
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ WORKSPACE_PODS = LabelSelector((Requirement(labels.WORKSPACE, "Exists"),))
 
 SELECTED, NAMED, CLAIM, CONFIG = "selected", "named", "claim", "config"
 """Indexes of Workspaces: by one label that they select, by Nodes that they name, by their claim, by their ConfigMap."""
+UPGRADING = "upgrading"
+"""Index of workloads."""
 ANY = ""
 """Under which ``SELECTED`` files the Workspaces that select every Node."""
 
@@ -27,6 +30,14 @@ ANY = ""
 def claims_on(node: Stored[Manifest]) -> Iterable[str]:
     """The keys of the claims on a Node: for the index of Nodes by them."""
     return [key for key in node.labels if key.startswith(labels.CLAIM_PREFIX)]
+
+
+def upgrading(workload: Stored[Manifest]) -> Iterable[str]:
+    """Of Deployments and StatefulSets: those that a newer operator has changed, and that are not ready since."""
+    if labels.UPGRADED not in workload.meta.annotations:
+        return ()
+    manifest = workload.peek()
+    return () if is_ready(manifest, int(manifest["spec"].get("replicas", 1))) else ("",)
 
 
 def selected_by(stored: Stored[Workspace]) -> Iterable[str]:

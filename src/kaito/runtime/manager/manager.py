@@ -35,8 +35,10 @@ from kaito.runtime.manager import watchdog
 from kaito.runtime.manager.elector import ElectionConfig, Elector, Fence
 from kaito.runtime.manager.groups import Group, Order, Run, Supervisor
 from kaito.runtime.manager.recorder import FLUSH_TIME, EventRecorder, EventWriter
+from kaito.runtime.manager.served import ServedKinds
 from kaito.runtime.manager.watchdog import Watchdog
 from kaito.runtime.metrics import RuntimeMetrics
+from kaito.runtime.objects.resource import Resource
 from kaito.runtime.serving.authfilter import AccessFilter
 from kaito.runtime.serving.certificates import Certificates, CertificateWatcher
 from kaito.runtime.serving.health import (
@@ -160,6 +162,7 @@ class Manager:
         self._ready.add("runnables", self._supervisor.check)
         self._names: set[str] = set()
         self._added_servers: dict[str, Server] = {}
+        self._kinds: ServedKinds | None = None
         self._certificates: Certificates | None = None
         self._everywhere = Group(self._failed)
         self._leader_only = Group(self._failed)
@@ -242,6 +245,19 @@ class Manager:
         self._claim(name)
         self._added_servers[name] = server
         self._ready.add(name, server.check)
+
+    def when_served(self, resource: Resource[Any], then: Callable[[], None]) -> None:
+        """Call ``then``, which may add controllers and make listers, as soon as the cluster knows ``resource``.
+
+        Where its definition is installed that is before the caches start; else it is looked for every ten seconds.
+        Raises ConfigError once the manager runs.
+        """
+        if self._kinds is None:
+            self._kinds = ServedKinds(self.rest)
+            self.add_server("served-kinds", self._kinds)
+        elif self._ran:
+            raise ConfigError(f"{resource} is asked for too late: the manager has started")
+        self._kinds.add(resource, then)
 
     def _claim(self, name: str) -> None:
         if self._stopping.is_set():
