@@ -77,7 +77,7 @@ def test_models_of_ones_own_stand_beside_the_others(tmp_path: Path) -> None:
     own.write_text(
         "models:\n"
         "  - {name: acme/rocket-1b, weights: 2.0, kvBytes: 4096, attention: GQA, context: 8192,"
-        " architecture: LlamaForCausalLM, licence: mit, transformers: true}\n"
+        " architecture: LlamaForCausalLM, licence: mit, transformers: true, openvino: acme/rocket-1b-int4-ov}\n"
     )
     preset = Catalogue.with_models(own).preset("acme/rocket-1b")
     assert preset is not None

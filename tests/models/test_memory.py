@@ -96,6 +96,44 @@ def test_every_preset_is_judged_on_every_size(name: str, size: str, count: int, 
     assert served.problem or served.fit.problem or served.fit.nodes >= count
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "wanted", "adapters", "engine", "trouble"),
+    [
+        ("phi-3-mini-4k-instruct", "Standard_D4s_v5", "", False, "openvino", ""),
+        ("phi-3-mini-4k-instruct", "Standard_D2s_v5", "", False, "openvino", ""),
+        ("phi-3-mini-4k-instruct", "Standard_D2ls_v5", "", False, "openvino", "too small"),
+        ("phi-3-mini-4k-instruct", "Standard_D2s_v5", "transformers", False, "transformers", "too small"),
+        ("phi-3-mini-4k-instruct", "Standard_D4s_v5", "", True, "transformers", ""),
+        ("phi-3-mini-4k-instruct", "Standard_D4s_v5", "openvino", True, "openvino", "without adapters"),
+        ("phi-4", "Standard_D4s_v5", "", False, "openvino", ""),
+        ("phi-4", "standard_d2ads_v6", "", False, "openvino", "too small"),
+        ("qwen2.5-coder-7b-instruct", "Standard_D16s_v3", "", False, "transformers", ""),
+        ("llama-3.1-8b-instruct", "Standard_D4s_v3", "vllm", False, "vllm", "runtime: transformers"),
+        ("llama-3.1-8b-instruct", "Standard_D4s_v3", "openvino", False, "openvino", "cannot serve"),
+        ("ministral-3-3b-instruct", "Standard_D4s_v3", "", False, "published", "has no GPU"),
+        ("phi-3-mini-4k-instruct", "Standard_D2_v2", "", False, "openvino", ""),
+        ("phi-3-mini-4k-instruct", "Standard_NC6s_v3", "openvino", False, "openvino", ""),
+    ],
+)
+def test_what_runs_without_gpus(name: str, size: str, wanted: str, adapters: bool, engine: str, trouble: str) -> None:
+    known = CATALOGUE.sku("azure", size)
+    found = choose(preset(name), size, known, count=1, wanted=wanted, own_image=True, adapters=adapters)
+    assert found.engine == engine
+    told = found.problem or found.fit.problem
+    assert trouble in told
+    assert bool(trouble) == bool(told)
+    if not found.problem:
+        assert not found.gpu
+
+
+def test_the_arithmetic_of_a_node_without_gpus() -> None:
+    found = choose(preset("phi-4"), "Standard_D2s_v5", None, count=1, own_image=True)
+    assert found.fit.problem == (
+        "Standard_D2s_v5 is too small for phi-4: 9.1 GiB of weights, 1.9 GiB for the cache of 2048 tokens and the runtime; "
+        "of 8 GiB of memory 6.8 are used"
+    )
+
+
 def test_what_a_node_says_of_its_gpus() -> None:
     labels = {
         "nvidia.com/gpu.product": "NVIDIA-A100-80GB-PCIe",

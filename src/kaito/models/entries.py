@@ -58,6 +58,8 @@ class Model(Facts):
     expert_parallel: bool = False
     autotune: bool = True
     transformers: bool = False
+    openvino: str = ""
+    """Its export for OpenVINO on the hub, with weights of four bits; empty where there is none."""
     gated: bool = False
     shape: Shape | None = None
 
@@ -73,7 +75,8 @@ class Model(Facts):
 
     @property
     def engines(self) -> tuple[Engine, ...]:
-        return ENGINES if self.transformers else ("vllm",)
+        able = {"vllm": True, "transformers": self.transformers, "openvino": bool(self.openvino)}
+        return tuple(engine for engine in ENGINES if able[engine])
 
 
 class TuningPreset(Facts):

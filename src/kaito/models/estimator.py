@@ -5,11 +5,15 @@ key-value cache of one request, as vLLM divides the memory of a GPU:
 
 * of each GPU 84 % is used; 2.3 GiB and this GPU's part of the cache of one request are set aside;
 * what is left holds weights, 2 % of them more than the files say, with 5 % lost to the division.
+
+Without GPUs the model is in the memory of its node, of which 85 % is used: weights of the exports for OpenVINO have four
+bits, those that need more among them, and take a third of the files in half precision.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +32,10 @@ SPLIT_LOSS = 1.05
 WEIGHTS_MARGIN = 1.02
 DEFAULT_LENGTH = 2048
 """Tokens of the one request for which there has to be a cache."""
+CPU_UTILIZATION = 0.85
+CPU_RESERVE_GIB = 1.5
+OPENVINO_SHARE = 1 / 3
+"""Of Phi-3-mini, 2.15 GB of 7.64 GB: 0.28."""
 VLLM_CAPABILITY = 7.0
 """CUDA compute capability below which vLLM does not run."""
 
@@ -71,6 +79,39 @@ def fit(preset: Preset, sku: Sku, count: int, *, engine: str, max_length: int = 
             f"has {sku.capability:g}"
         )
     return _own(preset, sku, count, engine, max_length)
+
+
+_D_SERIES = re.compile(r"standard_d(\d+)(?:-\d+)?([a-z]*)_v[3-9]\d*", re.IGNORECASE)
+
+
+def cpu_memory(size: str) -> float | None:
+    """GiB of memory of a size without GPUs; None where its name does not tell.
+
+    Azure's D series from v3 on has 4 GiB for each of the CPUs in its name, with an ``l`` behind them 2.
+    """
+    found = _D_SERIES.fullmatch(size)
+    if found is None:
+        return None
+    return int(found[1]) * (2.0 if "l" in found[2].lower() else 4.0)
+
+
+def fit_cpu(preset: Preset, size: str, count: int, *, engine: str, max_length: int = 0) -> Fit:
+    """Whether each of ``count`` nodes of ``size`` can serve ``preset`` from its own memory."""
+    memory = cpu_memory(size)
+    if memory is None:
+        return Fit(nodes=count)
+    model = preset.facts
+    length = max_length or min(DEFAULT_LENGTH, model.context)
+    weights = model.weights * (OPENVINO_SHARE if engine == "openvino" else WEIGHTS_MARGIN)
+    reserve = CPU_RESERVE_GIB + length * model.kv_bytes / GIB
+    available = memory * CPU_UTILIZATION
+    told = (
+        f"{weights:.1f} GiB of weights, {reserve:.1f} GiB for the cache of {length} tokens and the runtime; of "
+        f"{memory:.0f} GiB of memory {available:.1f} are used"
+    )
+    if weights + reserve > available:
+        return Fit(f"{size} is too small for {preset.name}: {told}", told, nodes=count)
+    return Fit("", told, nodes=count)
 
 
 def _published(preset: Preset, sku: Sku, count: int) -> Fit:

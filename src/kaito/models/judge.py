@@ -47,6 +47,7 @@ def serving_of(
         wanted=obj.metadata.annotation(labels.RUNTIME) or "",
         private=spec.access_mode == "private",
         own_image=policy.own_image,
+        adapters=bool(obj.inference and obj.inference.adapters),
         max_length=max_length,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kaito.models.entries import ENGINES
-from kaito.models.estimator import FITS, PUBLISHED, Fit, fit
+from kaito.models.estimator import FITS, PUBLISHED, Fit, fit, fit_cpu
 
 if TYPE_CHECKING:
     from kaito.models.entries import Preset, Sku
@@ -36,39 +36,51 @@ def choose(
     wanted: str = "",
     private: bool = False,
     own_image: bool = False,
+    adapters: bool = False,
     max_length: int = 0,
 ) -> Serving:
     """How to serve ``preset`` on ``count`` nodes of ``size``.
 
     ``sku`` is what is known of the size, None for nothing. ``wanted`` is the engine that the user named, ``own_image``
-    whether there is an image of kaito's own server, ``private`` whether the user brings an image of the model.
+    whether there is an image of kaito's own server, ``private`` whether the user brings an image of the model, ``adapters``
+    whether there are any.
     """
     gpu = sku is not None or not size.casefold().startswith(CPU_FAMILIES)
-    engine = wanted or _default(preset, private=private, gpu=gpu, own_image=own_image)
+    engine = wanted or _default(preset, private=private, gpu=gpu, own_image=own_image, adapters=adapters)
     if engine == PUBLISHED:
         if not gpu:
             ways = "choose a size with GPUs"
-            if "openvino" in preset.engines and not private:
+            if _on_cpu(preset, adapters=adapters) and not private:
                 ways += ", or start the operator with --runtime-image, to run it on the CPU"
             return Serving(engine, problem=f"{size} has no GPU, which preset {preset.name} needs: {ways}")
-    elif problem := _own_problem(preset, engine, size, private=private, gpu=gpu, own_image=own_image):
+    elif problem := _own_problem(
+        preset, engine, size, private=private, gpu=gpu, own_image=own_image, adapters=adapters
+    ):
         return Serving(engine, problem=problem)
-    if not gpu:
-        return Serving(engine, Fit(nodes=count), gpu=False)
+    if not gpu or engine == "openvino":
+        return Serving(engine, fit_cpu(preset, size, count, engine=engine, max_length=max_length), gpu=False)
     if sku is None:
         return Serving(engine, Fit(nodes=count, spread=engine == PUBLISHED and preset.distributed))
     return Serving(engine, fit(preset, sku, count, engine=engine, max_length=max_length))
 
 
-def _default(preset: Preset, *, private: bool, gpu: bool, own_image: bool) -> str:
-    if private or (not gpu and not (own_image and "openvino" in preset.engines)):
+def _default(preset: Preset, *, private: bool, gpu: bool, own_image: bool, adapters: bool) -> str:
+    if private:
         return PUBLISHED
     if not gpu:
-        return "openvino"
+        return (_on_cpu(preset, adapters=adapters) if own_image else "") or PUBLISHED
     return PUBLISHED if preset.published else "vllm"
 
 
-def _own_problem(preset: Preset, engine: str, size: str, *, private: bool, gpu: bool, own_image: bool) -> str:
+def _on_cpu(preset: Preset, *, adapters: bool) -> str:
+    """The engine for nodes without GPUs; empty where there is none. Exports for OpenVINO take no adapters."""
+    engines = ("transformers",) if adapters else ("openvino", "transformers")
+    return next((engine for engine in engines if engine in preset.engines), "")
+
+
+def _own_problem(
+    preset: Preset, engine: str, size: str, *, private: bool, gpu: bool, own_image: bool, adapters: bool
+) -> str:
     if engine not in ENGINES:
         return f"{engine!r} is not an engine; supported are: {', '.join(ENGINES)}"
     if private:
@@ -84,5 +96,9 @@ def _own_problem(preset: Preset, engine: str, size: str, *, private: bool, gpu: 
             "--runtime-image"
         )
     if engine == "vllm" and not gpu:
-        return f"{size} has no GPU, which vllm needs: choose another size, or the annotation kaito.sh/runtime: openvino"
+        other = _on_cpu(preset, adapters=adapters)
+        way = f", or the annotation kaito.sh/runtime: {other}" if other else ""
+        return f"{size} has no GPU, which vllm needs: choose another size{way}"
+    if engine == "openvino" and adapters:
+        return "openvino serves models without adapters: remove them, or the annotation kaito.sh/runtime"
     return ""

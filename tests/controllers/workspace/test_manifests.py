@@ -81,6 +81,7 @@ def workload(manifest: dict[str, Any], **options: Any) -> dict[str, Any]:
         wanted=workspace.metadata.annotation("kaito.sh/runtime") or "",
         private=spec.access_mode == "private",
         own_image=True,
+        adapters=bool(workspace.inference.adapters),
     )
     assert (serving.problem, serving.fit.problem) == ("", "")
     settings: dict[str, Any] = {
@@ -297,6 +298,7 @@ def test_kaitos_own_server(sample: dict[str, Any]) -> None:
     ("engine", "size", "name"),
     [
         ("openvino", "Standard_D8s_v5", "phi-3-mini-4k-instruct"),
+        ("transformers", "Standard_D8s_v5", "phi-3-mini-4k-instruct"),
         ("transformers", "Standard_NC6s_v3", "phi-3-mini-4k-instruct"),
         ("vllm", "Standard_NC6s_v3", "phi-3-mini-4k-instruct"),
         ("vllm", "Standard_NC24ads_A100_v4", "llama-3.3-70b-instruct"),
@@ -308,14 +310,13 @@ def test_the_server_understands_what_it_is_started_with(
     sample["metadata"]["annotations"] = {"kaito.sh/runtime": engine}
     sample["resource"]["instanceType"] = size
     claim = {"persistentVolumeClaim": {"claimName": "adapters"}}
-    sample["inference"] = {
-        "preset": {"name": name},
-        "config": "mine",
-        "adapters": [
-            {"source": {"name": "image", "image": "r.io/one:1"}, "strength": "0.5"},
-            {"source": {"name": "volume", "volumeSource": claim}},
-        ],
-    }
+    adapters = [
+        {"source": {"name": "image", "image": "r.io/one:1"}, "strength": "0.5"},
+        {"source": {"name": "volume", "volumeSource": claim}},
+    ]
+    sample["inference"] = {"preset": {"name": name}, "config": "mine"}
+    if engine != "openvino":
+        sample["inference"]["adapters"] = adapters
     built = workload(sample)
     pod = built["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -331,20 +332,22 @@ def test_the_server_understands_what_it_is_started_with(
 
     settings = parse(arguments, environment)
     found = preset(name)
-    assert (settings.engine, settings.model, settings.name) == (engine, found.model, name)
+    model = found.facts.openvino if engine == "openvino" else found.model
+    assert (settings.engine, settings.model, settings.name) == (engine, model, name)
     assert (settings.max_model_len, settings.port) == (1024, container["ports"][0]["containerPort"])
-    for adapter in ("image", "volume"):
-        directory = tmp_path / "adapters" / adapter
-        directory.mkdir(parents=True)
-        (directory / "adapter_config.json").write_text("{}")
-    strengths = {each.name: each.strength for each in discover(str(tmp_path / "adapters"), environment)}
-    assert strengths == {"image": 0.5, "volume": 1.0}
-    assert settings.adapters_dir == mounts["adapter-volume"]
-    assert mounts["adapter-1"] == f"{settings.adapters_dir}/volume"
+    if engine != "openvino":
+        for adapter in ("image", "volume"):
+            directory = tmp_path / "adapters" / adapter
+            directory.mkdir(parents=True)
+            (directory / "adapter_config.json").write_text("{}")
+        strengths = {each.name: each.strength for each in discover(str(tmp_path / "adapters"), environment)}
+        assert strengths == {"image": 0.5, "volume": 1.0}
+        assert settings.adapters_dir == mounts["adapter-volume"]
+        assert mounts["adapter-1"] == f"{settings.adapters_dir}/volume"
 
     if engine != "vllm":
         assert settings.extra == {}, "every flag is one of the server's own"
-        assert settings.revision == found.revision
+        assert settings.revision == (found.revision if engine == "transformers" else "")
         return
     nodes = built["spec"]["replicas"]
     assert settings.dtype == ("float16" if size == "Standard_NC6s_v3" else "auto")
@@ -366,8 +369,16 @@ def test_without_gpus_the_model_runs_on_the_cpu(sample: dict[str, Any]) -> None:
     sample["resource"]["instanceType"] = "Standard_D8s_v5"
     (container,) = workload(sample)["spec"]["template"]["spec"]["containers"]
     assert container["image"] == "r.io/kaito-openvino:1"
-    assert "--engine=openvino" in container["args"]
+    assert container["args"] == [
+        "--engine=openvino",
+        "--model=OpenVINO/Phi-3-mini-4k-instruct-int4-ov",
+        "--served-model-name=phi-3-mini-4k-instruct",
+    ]
     assert "resources" not in container
+    sample["inference"]["adapters"] = [{"source": {"name": "a", "image": "r.io/a:1"}}]
+    (container,) = workload(sample)["spec"]["template"]["spec"]["containers"]
+    assert "--engine=transformers" in container["args"]
+    assert any(argument.startswith("--revision=") for argument in container["args"])
 
 
 def test_a_configuration_changes_the_parameters_of_a_published_image(sample: dict[str, Any]) -> None:

@@ -112,6 +112,7 @@ class Sizing:
             wanted=self.workspace.metadata.annotation(labels.RUNTIME) or "",
             private=spec.access_mode == "private",
             own_image=bool(self.settings.runtime_image),
+            adapters=bool(self.workspace.inference and self.workspace.inference.adapters),
             max_length=_max_length(self.config),
         )
 

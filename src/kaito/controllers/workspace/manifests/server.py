@@ -81,10 +81,11 @@ def server_arguments(workspace: Workspace, preset: Preset, engine: str, renderin
     A model that fits on a node is split over the node's GPUs; one that does not is a pipeline over the nodes, which find
     each other at the first pod.
     """
-    parameters: dict[str, Any] = {"engine": engine, "model": preset.model, "served-model-name": preset.name}
+    model = preset.facts.openvino if engine == "openvino" else preset.model
+    parameters: dict[str, Any] = {"engine": engine, "model": model, "served-model-name": preset.name}
     if workspace.inference is not None and workspace.inference.config:
         parameters["config"] = f"{CONFIG_DIRECTORY}/{INFERENCE_KEY}"
-    if preset.revision and engine != "vllm":
+    if preset.revision and engine == "transformers":
         parameters["revision"] = preset.revision
     if engine == "vllm":
         parameters["tensor-parallel-size"] = max(rendering.gpus, 1)
