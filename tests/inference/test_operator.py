@@ -18,7 +18,8 @@ def test_the_operators_command_line_is_understood(engine: str) -> None:
     assert preset
     workspace = Workspace.model_validate({"metadata": {"name": "w", "namespace": "n"}})
     settings = parse(server_arguments(workspace, preset, engine, Rendering(revision=1, registry="r", gpus=2)), {})
-    assert (settings.engine, settings.model, settings.name) == (engine, preset.model, preset.name)
+    model = preset.facts.openvino if engine == "openvino" else preset.model
+    assert (settings.engine, settings.model, settings.name) == (engine, model, preset.name)
     assert settings.extra == ({"tensor_parallel_size": "2"} if engine == "vllm" else {})
 
 
