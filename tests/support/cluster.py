@@ -137,10 +137,11 @@ class DevCluster:
 
 
 @contextlib.contextmanager
-def dev_cluster(scratch: Path) -> Iterator[DevCluster]:
-    """A local cluster of its own, gone with all its processes when the block ends."""
+def dev_cluster(scratch: Path, flags: Sequence[str] = ("--pretend",)) -> Iterator[DevCluster]:
+    """A local cluster of its own, gone with all its processes when the block ends. By default its pods play their part,
+    whatever is installed."""
     folder = StateFolder(scratch / "state")
-    running, process = start(folder, attached=True)
+    running, process = start(folder, attached=True, flags=flags)
     try:
         yield DevCluster(folder, running, scratch)
     finally:

@@ -12,7 +12,9 @@ from kaito.cli.errors import fail
 if TYPE_CHECKING:
     from kaito.devcluster.state import StateFolder
 
-app = typer.Typer(no_args_is_help=True, help="A local cluster: real API server, simulated cloud, nodes and pods.")
+app = typer.Typer(
+    no_args_is_help=True, help="A local cluster: real API server, simulated cloud and nodes, models as processes."
+)
 
 Directory = Annotated[
     Path | None,
@@ -32,17 +34,43 @@ def _folder(directory: Path | None) -> StateFolder:
 def up(
     directory: Directory = None,
     port: Annotated[int, typer.Option(help="Port of the API server on 127.0.0.1; 0 takes a free one.")] = 0,
+    pretend: Annotated[
+        bool, typer.Option("--pretend", help="Run nothing: let every pod only play its part, also those of models.")
+    ] = False,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image",
+            help="Images with kaito's programs or a preset's server beside */kaito-*, such as */my-llama; may be given several "
+            "times.",
+        ),
+    ] = None,
+    allow_host_commands: Annotated[
+        bool,
+        typer.Option(
+            "--allow-host-commands",
+            help="Run the commands of all manifests on this machine, as you. Whoever may create pods may do anything you may.",
+        ),
+    ] = False,
 ) -> None:
     """Start the local cluster in the background and say how to use it."""
     from kaito.devcluster.process import LocalClusterError, start
 
     folder = _folder(directory)
+    flags = [
+        *(["--pretend"] if pretend else []),
+        *(f"--image={glob}" for glob in image or ()),
+        *(["--allow-host-commands"] if allow_host_commands else []),
+    ]
     try:
-        running, _ = start(folder, port=port)
+        running, _ = start(folder, port=port, flags=flags)
     except LocalClusterError as error:
         fail(error, code=1)
     typer.echo(f"The local cluster is up: {running.server} (process {running.pid}).")
-    typer.echo("Its cloud, nodes and pods are simulated; its API is real. To use it:")
+    typer.echo(
+        "Its API is real, its cloud and nodes are simulated. Pods of models and of kaito's programs are processes of"
+    )
+    typer.echo("this machine, other pods only play their part. To use it:")
     typer.echo(f"  export KUBECONFIG={folder.kubeconfig}")
 
 

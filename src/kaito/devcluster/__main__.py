@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kaito.devcluster.cluster import ClusterFailed, ClusterOptions, LocalCluster
+from kaito.devcluster.kubelet import images_that_run
 from kaito.devcluster.state import Running, StateFolder
 from kaito.runtime import configure_logging, format_time, get_logger
 
@@ -26,9 +27,18 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, required=True, help="folder for kubeconfig and state")
     parser.add_argument("--port", type=int, default=0, help="port of the API server (default: a free one)")
     parser.add_argument("--attached", action="store_true", help="end when standard input does")
+    parser.add_argument("--pretend", action="store_true", help="let every pod only play its part")
+    parser.add_argument("--image", action="append", default=[], help="glob of further images with kaito's programs")
+    parser.add_argument("--allow-host-commands", action="store_true", help="run the commands of manifests")
     arguments = parser.parse_args()
     configure_logging()
-    return _runner()(_serve(StateFolder(arguments.directory), arguments.port, attached=arguments.attached))
+    options = ClusterOptions(
+        port=arguments.port,
+        images=images_that_run(
+            pretend=arguments.pretend, more=arguments.image, host_commands=arguments.allow_host_commands
+        ),
+    )
+    return _runner()(_serve(StateFolder(arguments.directory), options, attached=arguments.attached))
 
 
 def _runner() -> Callable[[Coroutine[Any, Any, int]], int]:
@@ -39,13 +49,13 @@ def _runner() -> Callable[[Coroutine[Any, Any, int]], int]:
     return uvloop.run
 
 
-async def _serve(folder: StateFolder, port: int, *, attached: bool) -> int:
+async def _serve(folder: StateFolder, options: ClusterOptions, *, attached: bool) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     folder.create()
-    cluster = LocalCluster(ClusterOptions(port=port))
+    cluster = LocalCluster(options)
     running = asyncio.create_task(_run(cluster, folder), name="local cluster")
     waits = [running, asyncio.create_task(stopping.wait(), name="signals")]
     if attached:

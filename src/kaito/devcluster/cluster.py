@@ -13,10 +13,11 @@ from typing import Any
 import yaml
 
 from kaito.devcluster import kubelet
-from kaito.devcluster.apiserver import ApiServer, ApiServerOptions, User
+from kaito.devcluster.apiserver import ApiServer, ApiServerOptions, LogProvider, User
 from kaito.devcluster.arm import UNINITIALIZED, ArmEmulator, ArmOptions, Pool, Site, build_nodes, joining
 from kaito.devcluster.controllers import setup_all
-from kaito.devcluster.kubelet import SimulatedLogs, Timing
+from kaito.devcluster.kubelet import Timing
+from kaito.devcluster.kubelet.host import ImageMap
 from kaito.devcluster.operator import CLUSTER_NAME, LOCATION, RESOURCE_GROUP, SUBSCRIPTION
 from kaito.devcluster.state import CLOUD_TOKEN
 from kaito.runtime import (
@@ -49,6 +50,8 @@ class ClusterOptions:
     """How many times faster than by default pods start and pools come and go."""
     workloads: bool = True
     """Whether workloads live: without, only deleting has its consequences, and there is no node."""
+    images: ImageMap | None = None
+    """Images whose containers run as processes of this machine; None for none, so that all only play their part."""
     cloud: ArmOptions = field(
         default_factory=lambda: ArmOptions(
             site=Site(
@@ -72,8 +75,9 @@ class Controllers:
             config, ManagerOptions(metrics_address="0", health_address="0", grace_period=STOP_TIMEOUT)
         )
         setup_all(self.manager, config.tls.authority.read(), workloads=options.workloads)
+        self.logs: LogProvider | None = None
         if options.workloads:
-            kubelet.setup(self.manager, Timing().faster(options.speed))
+            self.logs = kubelet.setup(self.manager, Timing().faster(options.speed), options.images)
         self._running: asyncio.Task[None] | None = None
 
     @property
@@ -160,7 +164,7 @@ class LocalCluster:
         try:
             await self.server.start()
             self._controllers = Controllers(self.config, self.options)
-            self.server.log_provider = SimulatedLogs(self._controllers.manager.cache)
+            self.server.log_provider = self._controllers.logs
             await self._controllers.start()
             await self.cloud.start()
         except BaseException:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 from kaito.devcluster.state import Running, StateFolder, alive
 
@@ -20,8 +21,10 @@ class LocalClusterError(Exception):
     """The local cluster cannot be started or stopped; says why."""
 
 
-def start(folder: StateFolder, *, port: int = 0, attached: bool = False) -> tuple[Running, subprocess.Popen[bytes]]:
-    """Start a local cluster and return when it serves.
+def start(
+    folder: StateFolder, *, port: int = 0, attached: bool = False, flags: Sequence[str] = ()
+) -> tuple[Running, subprocess.Popen[bytes]]:
+    """Start a local cluster, with further ``flags`` of ``python -m kaito.devcluster``, and return when it serves.
 
     ``attached``: the cluster ends when the process's ``stdin`` is closed, as it is when this process ends in whatever way.
     Raises LocalClusterError if one runs there already, or with the end of its log if it does not come up.
@@ -30,7 +33,7 @@ def start(folder: StateFolder, *, port: int = 0, attached: bool = False) -> tupl
         raise LocalClusterError(f"a local cluster runs in {folder.path} already: see `kaito dev status`")
     folder.create()
     folder.clear()
-    command = [sys.executable, "-m", "kaito.devcluster", "--directory", str(folder.path), "--port", str(port)]
+    command = [sys.executable, "-m", "kaito.devcluster", "--directory", str(folder.path), "--port", str(port), *flags]
     if attached:
         command.append("--attached")
     with folder.log.open("wb") as log:

@@ -54,6 +54,7 @@ class Options:
     follow: bool = False
     previous: bool = False
     timestamps: bool = False
+    since_seconds: int | None = None
     tail_lines: int | None = None
     limit_bytes: int | None = None
 

@@ -143,6 +143,9 @@ def _phase(pod: Pod) -> str:
             return "Succeeded"
         if pod["spec"]["restartPolicy"] == "Never":
             return "Failed"
+    never = pod["spec"].get("restartPolicy") == "Never"
+    if never and any(exit_code(item) for item in statuses(pod, init=True)):
+        return "Failed"
     started = any(is_running(item) or item.get("lastState") or exit_code(item) is not None for item in held)
     return "Running" if next_init(pod) is None and started else "Pending"
 

@@ -1,4 +1,5 @@
-"""What ``kubectl logs`` shows of a container that only plays its part: the truth, in a few lines."""
+"""What ``kubectl logs`` shows: what a process has written, and of a container that only plays its part the truth, in a few
+lines."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any, Protocol
 
 from kaito.devcluster.kubelet import containers as c
+from kaito.devcluster.kubelet.host import HostKubelet
 from kaito.runtime import PODS, BadRequest, Cache, Event, EventType
 
 
@@ -22,19 +24,28 @@ class Options(Protocol):
     @property
     def timestamps(self) -> bool: ...
     @property
+    def since_seconds(self) -> int | None: ...
+    @property
     def tail_lines(self) -> int | None: ...
     @property
     def limit_bytes(self) -> int | None: ...
 
 
-class SimulatedLogs:
+class Logs:
     """A log provider for the API server."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, processes: HostKubelet | None) -> None:
         self._cache = cache
+        self._processes = processes
 
     def __call__(self, pod: Mapping[str, Any], options: Options) -> AsyncGenerator[bytes, None]:
         """Raises BadRequest for a container that has not started."""
+        container = self._processes.find(pod, options.container) if self._processes is not None else None
+        if container is not None:
+            log = container.log(previous=options.previous)
+            if log is None:
+                raise _none_yet(pod, options)
+            return log.read(options)
         return self._stream(pod, options, render(pod, options))
 
     async def _stream(self, pod: Mapping[str, Any], options: Options, text: bytes) -> AsyncGenerator[bytes, None]:
@@ -67,25 +78,26 @@ def find(pod: Mapping[str, Any], container: str) -> Mapping[str, Any] | None:
 
 def render(pod: Mapping[str, Any], options: Options) -> bytes:
     """The lines of a container so far. Raises BadRequest where a real kubelet would have none."""
-    name, pod_name = options.container, pod["metadata"]["name"]
-    status = find(pod, name)
+    status = find(pod, options.container)
     state = (status or {}).get("state") or {}
     last = (status or {}).get("lastState") or {}
-    if options.previous:
+    if options.previous or "waiting" in state:
         state = last
-        if not last:
-            raise BadRequest(f'previous terminated container "{name}" in pod "{pod_name}" not found')
-    elif status is None or ("waiting" in state and not last):
-        reason = (state.get("waiting") or {}).get("reason") or c.CREATING
-        raise BadRequest(f'container "{name}" in pod "{pod_name}" is waiting to start: {reason}')
-    elif "waiting" in state:
-        state = last
-    assert status is not None, "a container with a state has a status"
+    if status is None or not state:
+        raise _none_yet(pod, options)
     lines = [f"{moment} {text}" if options.timestamps else text for moment, text in _lines(pod, status, state)]
     if options.tail_lines is not None:
         lines = lines[len(lines) - min(options.tail_lines, len(lines)) :]
     text = "".join(f"{line}\n" for line in lines).encode()
     return text if options.limit_bytes is None else text[: options.limit_bytes]
+
+
+def _none_yet(pod: Mapping[str, Any], options: Options) -> BadRequest:
+    where = f'container "{options.container}" in pod "{pod["metadata"]["name"]}"'
+    if options.previous:
+        return BadRequest(f"previous terminated {where} not found")
+    status = find(pod, options.container) or {}
+    return BadRequest(f"{where} is waiting to start: {c.waiting_reason(status) or c.CREATING}")
 
 
 def _lines(pod: Mapping[str, Any], status: Mapping[str, Any], state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

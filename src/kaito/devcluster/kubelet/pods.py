@@ -1,4 +1,4 @@
-"""The pods' side of the kubelet: carries out the rules for pods on simulated nodes."""
+"""The pods' side of the kubelet: pods on simulated nodes are processes, or carry out the rules."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from kaito.devcluster.kubelet.addresses import POD_NETWORK, Addresses
 from kaito.devcluster.kubelet.containers import SIMULATED
+from kaito.devcluster.kubelet.host import HostKubelet
 from kaito.devcluster.kubelet.nodes import NAME, internal_ip
 from kaito.devcluster.kubelet.rules import Change, Rule, Scene, next_rule
 from kaito.devcluster.kubelet.timing import Timing
@@ -42,7 +43,9 @@ class PodRunner:
         recorder: EventRecorder,
         clock: Clock,
         timing: Timing,
+        host: HostKubelet | None,
     ) -> None:
+        self._host = host
         self._client = client
         self._pods = pods
         self._nodes = nodes
@@ -57,6 +60,11 @@ class PodRunner:
         stored = self._pods.stored(request.key.name, request.key.namespace)
         pod = stored.decode() if stored is not None else None
         node = self._nodes.get(pod["spec"].get("nodeName", "")) if pod is not None else None
+        if self._host is not None:
+            if stored is None or pod is None:
+                await self._host.forget(request.key)
+            elif node is not None and _is_simulated(node) and self._host.takes(pod):
+                return await self._host.reconcile(stored, pod, node)
         rule = next_rule(pod) if pod is not None else None
         if stored is None or pod is None or rule is None or node is None or not _is_simulated(node):
             self._pending.pop(request.key, None)
@@ -105,7 +113,7 @@ def _is_simulated(node: Manifest) -> bool:
     return bool((node["metadata"].get("labels") or {}).get(SIMULATED) == "true") and bool(internal_ip(node))
 
 
-def setup(manager: Manager, timing: Timing) -> None:
+def setup(manager: Manager, timing: Timing, host: HostKubelet | None = None) -> None:
     cache = manager.cache
     pods = cache.lister(PODS)
 
@@ -127,9 +135,16 @@ def setup(manager: Manager, timing: Timing) -> None:
         """A node begins to be simulated, or gets the address without which its pods wait."""
         return event.new is not None and (event.old is None or not _serves(event.old)) and _serves(event.new)
 
-    runner = PodRunner(manager.client, pods, cache.lister(NODES), manager.recorder(NAME), manager.clock, timing)
+    runner = PodRunner(manager.client, pods, cache.lister(NODES), manager.recorder(NAME), manager.clock, timing, host)
     manager.add(
-        Controller("kubelet", runner, primary=PODS, watches=(Watch(NODES, on_node, comes_alive),), max_concurrent=8)
+        Controller(
+            "kubelet",
+            runner,
+            primary=PODS,
+            watches=(Watch(NODES, on_node, comes_alive),),
+            sources=(host.changes,) if host is not None else (),
+            max_concurrent=8,
+        )
     )
 
 

@@ -24,6 +24,10 @@ class Timing:
     back_off: float = 10.0
     """Before the first restart of a container that crashed; doubled for each further one, up to ``max_back_off``."""
     max_back_off: float = 300.0
+    retry: float = 2.0
+    """Before looking again for something that a process needs and that is not there."""
+    second: float = 1.0
+    """What counts as a second in the periods of probes."""
 
     def faster(self, speed: float) -> Timing:
         """The same at ``speed`` times the pace. Raises ValueError unless it is positive."""
