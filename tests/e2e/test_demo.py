@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from kaito.devcluster.kubelet.host.programs import serving_engine
 from kaito.devcluster.process import stop
 from kaito.devcluster.state import StateFolder, alive
 
@@ -28,7 +29,7 @@ def demo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env=environ,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=300,
         check=False,
     )
 
@@ -44,6 +45,12 @@ def test_the_demo_ends_with_a_ready_workspace_and_leaves_nothing(tmp_path: Path)
     assert table[1].split() == ["NAME", "INSTANCE", "RESOURCEREADY", "INFERENCEREADY", "WORKSPACEREADY", "AGE"]
     assert table[2].split()[:5] == ["workspace-phi-3-mini", "Standard_NC6s_v3", "True", "True", "True"]
     assert "Simulated: Azure" in done.stdout
+    if serving_engine():
+        assert "stands in for it here" in done.stdout
+        assert '{"Result":"The capital of France is Paris."}' in done.stdout
+        assert "The capital of France is Paris." in done.stdout.splitlines()
+    else:
+        assert "No model was loaded" in done.stdout
     assert "make demo KEEP=1" in done.stdout
     assert processes(done.stdout)
     assert not [number for number in processes(done.stdout) if alive(number)]

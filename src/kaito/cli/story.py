@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -16,7 +13,8 @@ import aiohttp
 import typer
 
 from kaito.api.resources import MACHINES, WORKSPACES
-from kaito.cli.errors import fail
+from kaito.cli.conversation import converse
+from kaito.cli.telling import Story
 from kaito.devcluster.operator import (
     CLUSTER_NAME,
     RESOURCE_GROUP,
@@ -31,15 +29,19 @@ from kaito.runtime import EVENTS, NODES, PODS, Cache, Event, Rest, RestConfig, R
 
 NAMESPACE = "kaito-system"
 SERVICE_ACCOUNT = "kaito-controller-manager"
+NAME, PRESET = "workspace-phi-3-mini", "phi-3-mini-4k-instruct"
+"""Of the sample."""
 READY_TIMEOUT = 120.0
 """Seconds from the Workspace's creation until it should be ready."""
 
 
 def tell(folder: StateFolder, kubectl: Path, overlay: Path, sample: Path, *, keep: bool) -> bool:
-    story = _Story(kubectl, folder)
+    story = Story(kubectl, folder)
     story.title("kaito on this machine")
     story.note("Real: the Kubernetes API server, the operator, the Azure SDK that it uses, and kubectl.")
-    story.note("Simulated: Azure behind its REST interface, the nodes, and the pods. No model is loaded.")
+    story.note(
+        "Simulated: Azure behind its REST interface, and the nodes. The model's pod is a process of this machine."
+    )
     running, process = start(folder, attached=not keep)
     succeeded = False
     try:
@@ -62,46 +64,8 @@ def tell(folder: StateFolder, kubectl: Path, overlay: Path, sample: Path, *, kee
     return succeeded
 
 
-class _Story:
-    """Prints what happens, with the seconds since the beginning."""
-
-    def __init__(self, kubectl: Path, folder: StateFolder) -> None:
-        self._kubectl = kubectl
-        self._environ = {
-            **os.environ,
-            "KUBECONFIG": str(folder.kubeconfig),
-            "KUBECACHEDIR": str(folder.kubectl_cache),
-        }
-        self._started = time.monotonic()
-
-    def title(self, text: str) -> None:
-        typer.echo()
-        typer.secho(text, bold=True)
-
-    def note(self, text: str) -> None:
-        typer.secho(text, dim=True)
-
-    def say(self, text: str, *, good: bool = False) -> None:
-        seconds = typer.style(f"{time.monotonic() - self._started:6.1f}s", dim=True)
-        typer.echo(f"{seconds}  {typer.style(text, fg=typer.colors.GREEN) if good else text}")
-
-    def kubectl(self, *arguments: str) -> str:
-        """What kubectl prints; ends the program with its complaint where it fails."""
-        done = subprocess.run(
-            [self._kubectl, *arguments], env=self._environ, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            fail(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}", code=1)
-        return done.stdout
-
-    def show(self, *arguments: str) -> None:
-        """A kubectl command as a user would type it, and what it prints."""
-        typer.secho(f"$ kubectl {' '.join(arguments)}", fg=typer.colors.CYAN)
-        typer.echo(self.kubectl(*arguments), nl=False)
-
-
 @contextmanager
-def _operator(story: _Story, folder: StateFolder, running: Running, *, keep: bool) -> Iterator[None]:
+def _operator(story: Story, folder: StateFolder, running: Running, *, keep: bool) -> Iterator[None]:
     """The operator under its own service account, until the block ends (with ``keep``: until the cluster goes down)."""
     token = story.kubectl("create", "token", "-n", NAMESPACE, SERVICE_ACCOUNT, "--duration=24h").strip()
     mount_service_account(folder.service_account, folder, token, NAMESPACE)
@@ -121,7 +85,7 @@ def _operator(story: _Story, folder: StateFolder, running: Running, *, keep: boo
             process.wait()
 
 
-async def _follow(story: _Story, folder: StateFolder, running: Running, sample: Path) -> bool:
+async def _follow(story: Story, folder: StateFolder, running: Running, sample: Path) -> bool:
     """Apply the sample and tell what happens until it is ready; False if that takes too long."""
     ready = asyncio.Event()
     async with _watching(story, load_config(folder.kubeconfig), ready), _pools(story, running):
@@ -137,7 +101,7 @@ async def _follow(story: _Story, folder: StateFolder, running: Running, sample: 
 
 
 @asynccontextmanager
-async def _watching(story: _Story, config: RestConfig, ready: asyncio.Event) -> AsyncIterator[None]:
+async def _watching(story: Story, config: RestConfig, ready: asyncio.Event) -> AsyncIterator[None]:
     rest = Rest(config, RuntimeMetrics())
     cache = Cache(rest, RuntimeMetrics())
     tasks = TaskScope(lambda name, error: story.say(f"{name}: {error}"))
@@ -200,7 +164,7 @@ async def _watching(story: _Story, config: RestConfig, ready: asyncio.Event) -> 
 
 
 @asynccontextmanager
-async def _pools(story: _Story, running: Running) -> AsyncIterator[None]:
+async def _pools(story: Story, running: Running) -> AsyncIterator[None]:
     """Tells of the agent pools, as the emulated Azure reports them."""
     url = (
         f"{running.cloud}/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}/providers"
@@ -229,7 +193,7 @@ async def _pools(story: _Story, running: Running) -> AsyncIterator[None]:
             await asyncio.wait([polling])
 
 
-def _outcome(story: _Story, folder: StateFolder, sample: Path, *, keep: bool) -> None:
+def _outcome(story: Story, folder: StateFolder, sample: Path, *, keep: bool) -> None:
     story.title("Ready")
     for arguments in (
         ["get", "workspace"],
@@ -239,9 +203,15 @@ def _outcome(story: _Story, folder: StateFolder, sample: Path, *, keep: bool) ->
         ["get", "pods", "-l", "kaito.sh/workspace", "-o", "wide"],
     ):
         story.show(*arguments)
+    address = converse(story, NAME, PRESET)
     story.title("To try next" if keep else "To try it yourself: make demo KEEP=1, then")
     if keep:
         typer.echo(f"  export KUBECONFIG={folder.kubeconfig}")
+    if address:
+        typer.echo(
+            f"  {'open ' + address if keep else 'open the page /ui of the Service in a browser'}     # chat with it"
+        )
+        typer.echo(f"  kubectl logs deployment/{NAME} --follow")
     typer.echo("  kubectl describe workspace workspace-phi-3-mini")
     typer.echo("  kubectl explain workspace.resource")
     typer.echo("  kubectl get events --sort-by=.metadata.creationTimestamp")

