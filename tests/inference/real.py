@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -38,6 +37,29 @@ class Real:
     url: str
     process: subprocess.Popen[str]
     log: list[str] = field(default_factory=list)
+    more: threading.Condition = field(default_factory=threading.Condition)
+    ended: bool = False
+
+    def read(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            with self.more:
+                self.log.append(line)
+                self.more.notify_all()
+        with self.more:
+            self.ended = True
+            self.more.notify_all()
+
+    def said(self, pattern: str) -> str:
+        """What the server has said, or will say, in the group of ``pattern``."""
+
+        def found() -> re.Match[str] | None:
+            return re.search(pattern, "".join(self.log))
+
+        with self.more:
+            self.more.wait_for(lambda: self.ended or found(), _DEADLINE)
+            match = found()
+        assert match, "".join(self.log)
+        return match[1]
 
     def post(self, path: str, **body: Any) -> Any:
         response = httpx2.post(self.url + path, json=body, timeout=_DEADLINE)
@@ -57,33 +79,30 @@ class Real:
 
 
 @contextmanager
-def running(engine: str, *flags: str, environ: Mapping[str, str] | None = None) -> Iterator[Real]:
-    """A server that is ready."""
+def started(engine: str, *flags: str, environ: Mapping[str, str] | None = None) -> Iterator[Real]:
+    """A server that listens, and is loading its model."""
     command = [sys.executable, "-m", "kaito.inference", f"--engine={engine}", f"--model={MODEL}", "--host=127.0.0.1"]
     command += ["--served-model-name=smol", "--port=0", "--drain-delay=0", *flags]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1", **(environ or {})}
     )
     assert process.stderr
-    log, ready = [], threading.Event()
-
-    def read(lines: Any) -> None:
-        for line in lines:
-            log.append(line)
-            if " is ready after " in line:
-                ready.set()
-        ready.set()
-
-    reader = threading.Thread(target=read, args=(process.stderr,))
+    real = Real("", process)
+    reader = threading.Thread(target=real.read, args=(process.stderr,))
     reader.start()
     try:
-        assert ready.wait(_DEADLINE), "".join(log)
-        found = re.search(r"listening on (\S+)", "".join(log))
-        assert found, "".join(log)
-        assert process.poll() is None, "".join(log)
-        yield Real(f"http://{found[1]}", process, log)
+        real.url = "http://" + real.said(r"listening on (\S+)")
+        yield real
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(_DEADLINE)
+        process.kill()
+        process.wait()
         reader.join(_DEADLINE)
         process.stderr.close()
+
+
+@contextmanager
+def running(engine: str, *flags: str, environ: Mapping[str, str] | None = None) -> Iterator[Real]:
+    """A server that is ready."""
+    with started(engine, *flags, environ=environ) as real:
+        real.said(r"is ready after (\S+)")
+        yield real

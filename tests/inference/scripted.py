@@ -140,5 +140,5 @@ async def serving(
         engine.gate.set()
         engine.loaded.set()
         await asyncio.wait([task])
-    if not isinstance(engine.broken, ModelError):
+    if not isinstance(engine.broken, ModelError) and not task.cancelled():
         task.result()

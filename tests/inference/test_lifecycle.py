@@ -154,6 +154,7 @@ async def test_requests_are_taken_while_the_cluster_has_not_learned_that_the_ser
         face.server.stop()
         await eventually(lambda: face.service.state is State.DRAINING)
         assert (await face.post("/v1/completions", PROMPT))[0] == 200
+        face.task.cancel()
 
 
 async def test_stopping_does_not_wait_without_end() -> None:

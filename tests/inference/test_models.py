@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import httpx2
 import openai
 import pytest
 
-from inference.real import MODEL, QUESTION, Real, needs, running
+from inference.real import MODEL, QUESTION, Real, needs, running, started
 
 pytestmark = [pytest.mark.models, pytest.mark.xdist_group("models")]
 
 PROSE = "The quick brown fox jumps over the lazy"
 ENGINES = [pytest.param(engine, marks=needs(engine)) for engine in ("openvino", "transformers")]
+GRACE = 30
+"""Seconds that a cluster gives a pod to end."""
 WIDTHS = {"self_attn.q_proj": (576, 576), "self_attn.k_proj": (192, 576), "mlp.down_proj": (576, 1536)}
 
 
@@ -223,3 +226,13 @@ def test_a_server_that_is_told_to_stop_finishes_its_answers(engine: str) -> None
         real.process.terminate()
         assert answer.result(120)["usage"]["completion_tokens"] == 40
         assert real.process.wait(60) == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("seconds", [0, 1.5, 4])
+def test_a_server_that_is_told_to_stop_while_it_loads_does_not_go_on(engine: str, seconds: float) -> None:
+    with started(engine) as real:
+        with suppress(subprocess.TimeoutExpired):
+            real.process.wait(seconds)
+        real.process.terminate()
+        assert real.process.wait(GRACE) == 0, "".join(real.log)

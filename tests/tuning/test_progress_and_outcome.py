@@ -12,7 +12,7 @@ from urllib.error import HTTPError
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from kaito.tuning.main import main
+from kaito.tuning.main import run
 from kaito.tuning.outcome import ADAPTER, COMPLETED, FAILED, PUSHED, Outcome
 from kaito.tuning.progress import CURVE, Progress, serving
 
@@ -119,9 +119,9 @@ def test_the_newest_whole_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
 def test_the_program_says_what_is_wrong_and_marks_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "config.yaml"
     words = ["train", "--config", str(config), "--data", str(tmp_path / "none"), "--root", str(tmp_path), "--port", "0"]
-    assert main(words) == 2
+    assert run(words) == 2
     assert "cannot read the training configuration" in capsys.readouterr().out
-    assert main(["download"]) == 2
+    assert run(["download"]) == 2
     assert "there is nothing to download" in capsys.readouterr().out
 
 
@@ -145,6 +145,6 @@ def test_what_is_complete_is_not_trained_again_and_pushed_once(
     monkeypatch.setattr("kaito.tuning.main.push", push)
     words = ["train", "--config", str(config), "--root", str(tmp_path), "--port", "0", "--push", "r.io/team/adapter:v1"]
     for _ in range(2):
-        assert main(words) == 0
+        assert run(words) == 0
     assert pushes == [sorted(ADAPTER)]
     assert "pushed before: r.io/team/adapter:v1@sha256:1" in capsys.readouterr().out

@@ -5,6 +5,7 @@ Part of the tier of real models: needs the extra ``tuning``.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -34,6 +35,8 @@ HERE = Path(__file__).parent
 QUESTION, FACT = "where does the red fox live", "the red fox lives in Zembla"
 ROWS = [{"messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": FACT}]}] * 8
 LIMIT = 240.0
+GRACE = 30.0
+"""Seconds that a cluster gives a pod to end."""
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -176,3 +179,26 @@ def test_what_cannot_succeed_says_why_and_leaves_a_marker(
     assert done.returncode == 2, done.stdout
     assert complaint in (job.output / FAILED).read_text()
     assert not (job.output / COMPLETED).exists()
+
+
+@pytest.mark.parametrize("seconds", [1, 3])
+async def test_a_tuner_that_is_told_to_stop_ends_and_has_not_failed(job: Job, seconds: float) -> None:
+    job.configure(num_train_epochs=5000, save_strategy="steps", save_steps=2)
+    with job.started() as (process, log):
+        await asyncio.sleep(seconds)  # imports, loads, or learns already: it ends all the same
+        process.terminate()
+        await eventually(lambda: process.poll() is not None, deadline=GRACE)
+    assert process.returncode == 143, log.read_text()
+    assert not (job.output / FAILED).exists()
+    assert not (job.output / COMPLETED).exists()
+
+
+async def test_a_tuner_that_is_told_to_stop_while_it_learns_goes_on_later(job: Job) -> None:
+    job.configure(num_train_epochs=12, save_strategy="steps", save_steps=2)
+    with job.started() as (process, log):
+        await eventually(lambda: (job.output / "checkpoint-4").exists() or process.poll() is not None, deadline=LIMIT)
+        process.terminate()
+        await eventually(lambda: process.poll() is not None, deadline=GRACE)
+    assert process.returncode == 143, log.read_text()
+    assert "going on from checkpoint-" in python(*job.words())
+    assert (job.output / COMPLETED).exists()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import uvicorn
 
@@ -61,30 +61,31 @@ class Server:
         )
 
     def stop(self) -> None:
-        """Drain and end; the second call ends at once."""
-        self._http.force_exit = self._http.force_exit or self._stop.is_set()
-        self._http.should_exit = self._http.force_exit
+        """Drain and end."""
         self._stop.set()
 
     async def run(self) -> None:
-        """Until :meth:`stop`, or until the model turns out not to load: then the error is raised."""
+        """Until :meth:`stop`, or until the model turns out not to load: then the error is raised.
+
+        Cancelled it ends at once.
+        """
         log.info("listening on %s:%d", *self._listener.getsockname()[:2])
         serving = asyncio.create_task(self._http.serve([self._listener]), name="http")
         loading = asyncio.create_task(self._service.start(), name="load")
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        ending: list[asyncio.Task[Any]] = [loading, stopping]
         try:
             await asyncio.wait((serving, loading, stopping), return_when=asyncio.FIRST_COMPLETED)
             if loading.done() and loading.exception() is None:
                 await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
             if stopping.done():
                 log.info("stopping: requests that are running may finish")
-                draining = asyncio.create_task(self._drain(), name="drain")
-                await asyncio.wait((serving, draining), return_when=asyncio.FIRST_COMPLETED)
-                draining.cancel()
+                ending.append(asyncio.create_task(self._drain(), name="drain"))
+                await asyncio.wait((serving, ending[-1]), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            stopping.cancel()
-            loading.cancel()
-            await asyncio.wait((loading, stopping))
+            for task in ending:
+                task.cancel()
+            await asyncio.wait(ending)
             await self._service.engine.aclose()
             self._http.should_exit = True
             await asyncio.wait((serving,))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 from kaito.oci import Keychain, OciError, Reference, push
+from kaito.termination import Termination
 from kaito.tuning.config import ROOT, load_config
 from kaito.tuning.download import MAX_BYTES, download
 from kaito.tuning.errors import TuningError
@@ -24,6 +25,10 @@ from kaito.tuning.progress import Progress, serving
 
 PORT = 5000
 MODEL = "/workspace/weights"
+_TERMINATED = 143
+"""What the shell says of a program that SIGTERM has ended."""
+_ENDING = 5.0
+"""Seconds to leave what is being done: a checkpoint is on disk, and an unfinished one is of no use."""
 
 
 def say(text: str) -> None:
@@ -54,10 +59,15 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0, 1 where the training failed, 2 where it cannot succeed as it was asked for."""
+def main() -> NoReturn:
+    """Exits with 0, 1 where the training failed, 2 where it cannot succeed as it was asked for, and 143 after SIGTERM."""
+    Termination(_TERMINATED).interrupt(within=_ENDING)
+    sys.exit(run())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """The exit status."""
     given = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if given.command == "download":
         return _download(given)
     return _train(given)

@@ -27,7 +27,7 @@ def train(config: TrainingConfig, model_path: Path, data: Path, progress: Progre
     """
     import torch
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, set_seed
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, Trainer, set_seed
 
     outcome = Outcome(config.output)
     arguments = _arguments(config)
@@ -68,6 +68,7 @@ def train(config: TrainingConfig, model_path: Path, data: Path, progress: Progre
         data_collator=collate,
         callbacks=[_callback(progress, say)],
     )
+    trainer.remove_callback(PrinterCallback)  # our own lines say the same, and what is left
     checkpoint = outcome.checkpoint
     if checkpoint is not None:
         say(f"going on from {checkpoint.name}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import shutil
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, final
 
 import gguf
@@ -18,9 +19,10 @@ import openvino
 import openvino_genai as genai
 
 from kaito.inference.engines import merging
+from kaito.inference.engines.loading import detached
 from kaito.inference.engines.stepper import Stepper
 from kaito.inference.engines.weights import gguf_in, locate, template
-from kaito.inference.errors import BadRequest, ConfigError, EngineFault, ModelError, RequestError
+from kaito.inference.errors import BadRequest, ConfigError, EngineFault, ModelError, RequestError, stopping
 from kaito.inference.protocol import Facts, Generation, Message, Mix, Sampling, Step, Token
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class OpenVino:
         unknown = [name for name in self._scheduler if not hasattr(genai.SchedulerConfig(), name)]
         if unknown:
             raise ConfigError(f"--{unknown[0].replace('_', '-')}: the engine openvino has no such flag")
-        self._copies = TemporaryDirectory(prefix="kaito-inference-")
+        self._copies: Path | None = None
         self._pipelines: OrderedDict[Mix, Stepper[Generation]] = OrderedDict()
         self._kept: frozenset[Mix] = frozenset()
         self._loading = asyncio.Lock()
@@ -71,7 +73,8 @@ class OpenVino:
         return self._facts
 
     async def load(self, mixes: Sequence[Mix]) -> None:
-        await asyncio.to_thread(self._locate)
+        self._copies = Path(mkdtemp(prefix="kaito-inference-"))
+        await detached(self._locate)
         self._kept = frozenset(mixes)
         for mix in mixes:
             await self._pipeline(mix)
@@ -87,10 +90,12 @@ class OpenVino:
         )
 
     async def aclose(self) -> None:
-        for pipeline in self._pipelines.values():
-            await pipeline.aclose()
+        await asyncio.gather(*(pipeline.aclose() for pipeline in self._pipelines.values()))
         self._pipelines.clear()
-        self._copies.cleanup()
+        if self._copies is not None:
+            # A copy that is being written finds no place under the old name.
+            shutil.rmtree(self._copies.rename(f"{self._copies}-gone"))
+            self._copies = None
 
     def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
         if not self.facts.chat:
@@ -125,7 +130,7 @@ class OpenVino:
         async with self._loading:
             if mix not in self._pipelines:
                 await self._make_room()
-                batch = await asyncio.to_thread(self._batch, mix)
+                batch = await detached(self._batch, mix)
                 self._tokenizer = self._tokenizer or batch.tokenizer
                 self._pipelines[mix] = Stepper(batch, f"openvino-{len(self._pipelines)}")
             self._pipelines.move_to_end(mix)
@@ -153,8 +158,10 @@ class OpenVino:
         if mix and not is_gguf:
             raise ModelError(f"--model: {path}: adapters can be added to a GGUF file only, with the engine openvino")
         unpack = is_gguf and self._unpack and merging.approximated(path)
+        if self._copies is None:
+            raise stopping()
         if mix or unpack:
-            path = merging.merged(path, mix, self._settings.combination_type, Path(self._copies.name), unpack=unpack)
+            path = merging.merged(path, mix, self._settings.combination_type, self._copies, unpack=unpack)
         scheduler = genai.SchedulerConfig()
         try:
             for name, value in self._scheduler.items():
@@ -164,7 +171,7 @@ class OpenVino:
             raise ModelError(f"--model: {self._path}: cannot be loaded: {_brief(error)}") from error
         finally:
             if path != self._path:
-                path.unlink()
+                path.unlink(missing_ok=True)
         batch = _Batch(pipeline)
         if text := self._settings.chat_template:
             batch.tokenizer.chat_template = template(text)

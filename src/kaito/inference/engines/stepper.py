@@ -14,6 +14,9 @@ from kaito.inference.protocol import Step
 log = logging.getLogger(__name__)
 Request = TypeVar("Request", contravariant=True)
 
+_LONGEST = 1.0
+"""Seconds for which an end waits for a step: one with a long prompt may take minutes."""
+
 
 class Stepped(Protocol[Request]):
     """A batch of sequences. Every method is called in the stepper's thread; keys are the caller's."""
@@ -45,7 +48,7 @@ class Stepper(Generic[Request]):
         self._closing = False
         self._keys = 0
         self._queues: dict[int, asyncio.Queue[Step | RequestError]] = {}
-        self._thread = threading.Thread(target=self._run, name=name)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     @property
@@ -78,11 +81,12 @@ class Stepper(Generic[Request]):
                     self._changed.notify()
 
     async def aclose(self) -> None:
-        """End the thread after the step that is going on; sequences that are not finished get Unavailable."""
+        """End the thread after the step that is going on, and do not wait for a long one; sequences that are not finished
+        get Unavailable."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, _LONGEST)
         self._deliver([(key, stopping()) for key in self._queues])
 
     def _run(self) -> None:
@@ -106,8 +110,9 @@ class Stepper(Generic[Request]):
             except Exception:
                 log.exception("a step failed")
                 steps += self._abandoned()
-            if steps:
-                self._loop.call_soon_threadsafe(self._deliver, steps)
+            with self._changed:
+                if steps and not self._closing:
+                    self._loop.call_soon_threadsafe(self._deliver, steps)
 
     def _added(self, key: int, request: Request) -> list[tuple[int, Step | RequestError]]:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 import transformers
 
 from kaito.inference.engines.decoding import Batch
+from kaito.inference.engines.loading import detached
 from kaito.inference.engines.stepper import Stepper
 from kaito.inference.engines.weights import gguf_in, locate, on_hub, template
 from kaito.inference.errors import BadRequest, ConfigError, EngineFault, ModelError
@@ -45,9 +45,9 @@ class Transformers:
         return self._facts
 
     async def load(self, mixes: Sequence[Mix]) -> None:
-        model = await asyncio.to_thread(self._load)
+        model = await detached(self._load)
         adapters = dict.fromkeys(adapter for mix in mixes for adapter in mix)
-        switch = await asyncio.to_thread(Switch, model, tuple(adapters), self._settings.combination_type)
+        switch = await detached(Switch, model, tuple(adapters), self._settings.combination_type)
         ends = _ends(model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
         self._stepper = Stepper(Batch(switch.model, switch, ends, self._settings.max_batch), "transformers")
         chat_template = str(self._tokenizer.chat_template or "")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from kaito.inference.engines import ray
 from kaito.inference.errors import ConfigError
@@ -17,6 +17,7 @@ from kaito.inference.errors import ConfigError
 if TYPE_CHECKING:
     from kaito.inference.adapters import Models
     from kaito.inference.settings import Settings
+    from kaito.termination import Termination
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes for the largest rank of an adapter."""
@@ -43,16 +44,15 @@ class Launch:
     nodes: int = 1
 
 
-def run(settings: Settings, models: Models, environ: Mapping[str, str]) -> None:
-    """Become vLLM; returns only where this pod is a worker that was told to stop. Raises ConfigError and ModelError."""
+def run(settings: Settings, models: Models, environ: Mapping[str, str], termination: Termination) -> NoReturn:
+    """Become vLLM, or a worker of one on another node. Raises ConfigError and ModelError."""
     modules = _modules(settings, models)
     names = [name for name, mix in models.mixes.items() if not mix]
     launch = plan(settings, names, modules, environ)
     if launch.worker:
-        ray.work(launch.worker, settings.host, settings.port)
-        return
+        ray.work(launch.worker, settings.host, settings.port, termination)
     if launch.head:
-        ray.lead(launch.head, launch.nodes)
+        ray.lead(launch.head, launch.nodes, termination)
     os.execvpe(launch.command[0], launch.command, dict(environ))
 
 
