@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from kaito.devcluster import kubelet
+from kaito.devcluster import kubelet, kubeproxy
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions, LogProvider, User
 from kaito.devcluster.arm import UNINITIALIZED, ArmEmulator, ArmOptions, Pool, Site, build_nodes, joining
 from kaito.devcluster.controllers import setup_all
@@ -78,6 +78,7 @@ class Controllers:
         self.logs: LogProvider | None = None
         if options.workloads:
             self.logs = kubelet.setup(self.manager, Timing().faster(options.speed), options.images)
+            kubeproxy.setup(self.manager)
         self._running: asyncio.Task[None] | None = None
 
     @property

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+
+from kaito.devcluster.apiserver.strategies.services import CLUSTER_IPS
 
 if TYPE_CHECKING:
     from devcluster.harness import Kube
@@ -210,13 +213,13 @@ async def test_services_get_addresses_and_keep_them(kube: Kube) -> None:
     }
     created = (await kube.post(f"{DEFAULT}/services", service)).body
     address = created["spec"]["clusterIP"]
-    assert address.startswith("10.96.")
+    assert ip_address(address) in CLUSTER_IPS
     assert created["spec"]["clusterIPs"] == [address]
     assert created["spec"]["ports"] == [{"port": 80, "protocol": "TCP", "targetPort": 80}]
     assert created["status"] == {"loadBalancer": {}}
     again = await kube.put(f"{DEFAULT}/services/s", service)
     assert again.body["spec"]["clusterIP"] == address
-    assert (await kube.merge(f"{DEFAULT}/services/s", {"spec": {"clusterIP": "10.96.9.9"}})).status == 422
+    assert (await kube.merge(f"{DEFAULT}/services/s", {"spec": {"clusterIP": str(CLUSTER_IPS[9])}})).status == 422
     exposed = await kube.merge(f"{DEFAULT}/services/s", {"spec": {"type": "LoadBalancer"}})
     assert exposed.body["spec"]["ports"][0]["nodePort"] in range(30000, 32768)
     headless = service | {"metadata": {"name": "h"}, "spec": {"clusterIP": "None", "selector": {"app": "web"}}}

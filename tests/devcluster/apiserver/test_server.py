@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions, Fault
+from kaito.devcluster.apiserver.strategies.services import KUBERNETES_IP
 from kaito.runtime import TooManyRequests
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ async def test_a_new_cluster_has_its_system_objects(kube: Kube) -> None:
     namespaces = [item["metadata"]["name"] for item in (await kube.get("/api/v1/namespaces")).body["items"]]
     assert namespaces == ["default", "kube-node-lease", "kube-public", "kube-system"]
     service = (await kube.get("/api/v1/namespaces/default/services/kubernetes")).body
-    assert service["spec"]["clusterIP"] == "10.96.0.1"
+    assert service["spec"]["clusterIP"] == KUBERNETES_IP
     roles = await kube.get("/apis/rbac.authorization.k8s.io/v1/clusterroles")
     assert {"cluster-admin", "admin", "edit", "view"} <= {item["metadata"]["name"] for item in roles.body["items"]}
 

@@ -16,9 +16,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from kaito.devcluster.apiserver.strategies.services import KUBERNETES_IP
+
 VALIDITY = timedelta(days=365)
 DNS_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
-ADDRESSES = ("127.0.0.1", "::1", "10.96.0.1")
+ADDRESSES = ("127.0.0.1", "::1", KUBERNETES_IP)
 
 
 @dataclass(frozen=True, slots=True)

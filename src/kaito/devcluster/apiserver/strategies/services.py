@@ -1,7 +1,8 @@
-"""Services: cluster IPs from 10.96.0.0/16 and node ports from 30000-32767, allocated by looking at what is stored."""
+"""Services: cluster IPs and node ports from 30000-32767, allocated by looking at what is stored."""
 
 from __future__ import annotations
 
+import sys
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,9 @@ from kaito.devcluster.apiserver.strategies.base import Strategy, set_default, sp
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CLUSTER_IPS = IPv4Network("10.96.0.0/16")
+CLUSTER_IPS = IPv4Network("127.64.0.0/10" if sys.platform == "linux" else "10.96.0.0/16")
+"""On Linux all of 127.0.0.0/8 is this machine, and a proxy can listen there. Services get addresses at random, so that
+clusters beside each other do not meet."""
 KUBERNETES_IP = str(CLUSTER_IPS[1])
 """The address of the Service ``default/kubernetes``."""
 NODE_PORTS = range(30000, 32768)
