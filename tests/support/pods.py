@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -80,10 +80,8 @@ async def running_pod(
 ) -> Manifest:
     """A pod that runs, is ready, and that no kubelet looks after."""
     node: Manifest = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
-    try:
+    with suppress(AlreadyExists):
         await client.create(NODES, node)
-    except AlreadyExists:
-        pass
     body: Manifest = {
         "apiVersion": "v1",
         "kind": "Pod",

@@ -3,8 +3,8 @@
 It speaks the wire protocol of Kubernetes 1.32 over TLS on loopback, keeps its state in memory, and aims to be honest:
 what passes here passes on a real server. Where it falls short it answers 501 or is listed here.
 
-Not implemented, and refused: server-side apply, exec, attach, port-forward and proxy subresources, protobuf and CBOR
-replies, ``/openapi/v2``, the deprecated ``/watch/`` paths.
+Not implemented, and refused: server-side apply, exec, the proxy of nodes, protobuf and CBOR replies, ``/openapi/v2``, the
+deprecated ``/watch/`` paths.
 
 Looser than a real server:
 
@@ -26,9 +26,21 @@ Looser than a real server:
 from __future__ import annotations
 
 from kaito.devcluster.apiserver.auth.identity import User
+from kaito.devcluster.apiserver.connect.attach import Attachment, AttachOptions, AttachProvider
 from kaito.devcluster.apiserver.faults import Fault
 from kaito.devcluster.apiserver.server import ApiServer, ApiServerOptions
 from kaito.devcluster.apiserver.store import Backup
 from kaito.devcluster.apiserver.subresources import LogOptions, LogProvider
 
-__all__ = ["ApiServer", "ApiServerOptions", "Backup", "Fault", "LogOptions", "LogProvider", "User"]
+__all__ = [
+    "ApiServer",
+    "ApiServerOptions",
+    "AttachOptions",
+    "AttachProvider",
+    "Attachment",
+    "Backup",
+    "Fault",
+    "LogOptions",
+    "LogProvider",
+    "User",
+]

@@ -23,6 +23,8 @@ class SubresourceInfo:
     group: str
     version: str
     verbs: tuple[str, ...]
+    connects: bool = False
+    """It leads a connection through the server, and has no object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,13 @@ def definition_name(group: str, version: str, kind: str) -> str:
 _SCALE = SubresourceInfo("Scale", "autoscaling", "v1", _READ_WRITE)
 _BINDING = SubresourceInfo("Binding", "", "v1", CREATE_ONLY)
 _EVICTION = SubresourceInfo("Eviction", "policy", "v1", CREATE_ONLY)
+_GET_OR_POST = ("create", "get")
+_ANY_METHOD = ("create", "delete", "get", "patch", "update")
 _TOKEN = SubresourceInfo("TokenRequest", "authentication.k8s.io", "v1", CREATE_ONLY)
+
+
+def _connection(kind: str, verbs: tuple[str, ...]) -> SubresourceInfo:
+    return SubresourceInfo(kind, "", "v1", verbs, connects=True)
 
 
 def _info(
@@ -142,6 +150,10 @@ BUILTINS: tuple[ResourceInfo, ...] = (
         categories=_ALL,
         status=True,
         log=SubresourceInfo("Pod", "", "v1", ("get",)),
+        attach=_connection("PodAttachOptions", _GET_OR_POST),
+        exec=_connection("PodExecOptions", _GET_OR_POST),
+        portforward=_connection("PodPortForwardOptions", _GET_OR_POST),
+        proxy=_connection("PodProxyOptions", _ANY_METHOD),
         binding=_BINDING,
         eviction=_EVICTION,
     ),
@@ -150,7 +162,15 @@ BUILTINS: tuple[ResourceInfo, ...] = (
     _info("v1", "ResourceQuota", "resourcequotas", "quota", status=True),
     _info("v1", "Secret", "secrets"),
     _info("v1", "ServiceAccount", "serviceaccounts", "sa", token=_TOKEN),
-    _info("v1", "Service", "services", "svc", categories=_ALL, status=True),
+    _info(
+        "v1",
+        "Service",
+        "services",
+        "svc",
+        categories=_ALL,
+        status=True,
+        proxy=_connection("ServiceProxyOptions", _ANY_METHOD),
+    ),
     _info("apps/v1", "ControllerRevision", "controllerrevisions"),
     _info("apps/v1", "DaemonSet", "daemonsets", "ds", categories=_ALL, status=True),
     _info("apps/v1", "Deployment", "deployments", "deploy", categories=_ALL, status=True, scale=True),

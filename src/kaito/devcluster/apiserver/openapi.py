@@ -65,7 +65,7 @@ def group_version_document(
         definition_name(sub.group, sub.version, sub.kind)
         for info in infos
         for sub in info.subresources.values()
-        if sub.kind != info.kind
+        if sub.kind != info.kind and not sub.connects
     }
     wanted |= {OBJECT_META, *(META + kind for kind in ("DeleteOptions", "ListMeta", "Patch", "Status"))}
     schemas |= _closure(wanted)
@@ -151,6 +151,8 @@ def _paths(info: ResourceInfo, names: Mapping[str, str]) -> Iterator[tuple[str, 
     if methods := target.item(info.verbs):
         yield f"{collection}/{{name}}", {**methods, "parameters": item}
     for name, sub in info.subresources.items():
+        if sub.connects:
+            continue
         yield f"{collection}/{{name}}/{name}", {**_Target(info, names, name, sub).item(sub.verbs), "parameters": item}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote
@@ -87,6 +88,8 @@ class RequestInfo:
     namespace: str = ""
     name: str = ""
     subresource: str = ""
+    proxied: str = ""
+    """Of the subresource ``proxy`` what comes behind it, percent-encoded, with its slash in front; else ``""``."""
 
     @property
     def is_resource(self) -> bool:
@@ -115,7 +118,10 @@ class RequestInfo:
             else:
                 namespace, rest = rest[1], rest[2:]
         name, subresource = [*rest, "", ""][1:3]
-        if len(rest) > 3:
+        proxied = ""
+        if subresource == "proxy":
+            proxied = _behind(raw_path, len(parts) - len(rest) + 3)
+        elif len(rest) > 3:
             subresource = "/".join(rest[2:])
         verb = _VERBS.get(method, method.lower())
         if not name and verb == "get":
@@ -124,4 +130,10 @@ class RequestInfo:
             verb = "deletecollection"
         elif verb == "get" and not subresource and query.flag("watch"):
             verb = "watch"
-        return RequestInfo(verb, plain.path, query, group, version, rest[0], namespace, name, subresource)
+        return RequestInfo(verb, plain.path, query, group, version, rest[0], namespace, name, subresource, proxied)
+
+
+def _behind(raw_path: str, count: int) -> str:
+    """What follows the first ``count`` segments of a path."""
+    segments = list(re.finditer("[^/]+", raw_path))
+    return raw_path[segments[count - 1].end() :]

@@ -18,6 +18,7 @@ from kaito.devcluster.apiserver.auth.identity import DEFAULT_TOKEN_SECONDS, User
 from kaito.devcluster.apiserver.auth.impersonation import impersonate
 from kaito.devcluster.apiserver.auth.rbac import Attributes
 from kaito.devcluster.apiserver.cluster import Cluster
+from kaito.devcluster.apiserver.connect.connector import Connector, Handover
 from kaito.devcluster.apiserver.faults import ConnectionDropped, Faults
 from kaito.devcluster.apiserver.meta import utc_now
 from kaito.devcluster.apiserver.negotiation import compress
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from kaito.devcluster.apiserver.connect.attach import AttachProvider
     from kaito.devcluster.apiserver.subresources import LogProvider
 
 MAX_BODY = 3 * 1024 * 1024
@@ -76,6 +78,7 @@ class ApiServer:
             watch_buffer=self.options.watch_buffer,
         )
         self._api = Api(self._cluster)
+        self._connector = Connector(self._cluster.registry)
         self.faults = Faults()
         self._identity: pki.ServerIdentity | None = None
         self._runner: web.ServerRunner | None = None
@@ -124,6 +127,7 @@ class ApiServer:
         if runner is not None:
             self._cluster.watches.close_all()
             await runner.cleanup()
+        await self._connector.aclose()
         await self._cluster.webhooks.aclose()
 
     @property
@@ -149,6 +153,15 @@ class ApiServer:
     @log_provider.setter
     def log_provider(self, provider: LogProvider | None) -> None:
         self._api.log_provider = provider
+
+    @property
+    def attach_provider(self) -> AttachProvider | None:
+        """Where ``pods/attach`` finds the processes; None refuses it."""
+        return self._connector.attach_provider
+
+    @attach_provider.setter
+    def attach_provider(self, provider: AttachProvider | None) -> None:
+        self._connector.attach_provider = provider
 
     def issue_token(self, namespace: str, name: str, audience: str = "", expiry: int = DEFAULT_TOKEN_SECONDS) -> str:
         """A token for a service account, valid for ``expiry`` seconds. Raises NotFound."""
@@ -207,6 +220,8 @@ class ApiServer:
         dropped = False
         try:
             reply, dropped = await self._answer(request)
+            if isinstance(reply, Handover):
+                return await reply.serve(request)
         except ApiError as error:
             reply = _failure(error)
         except ConnectionDropped:
@@ -221,7 +236,7 @@ class ApiServer:
             return await _send_stream(request, reply)
         return _response(request, reply)
 
-    async def _answer(self, request: web.BaseRequest) -> tuple[Reply | Stream, bool]:
+    async def _answer(self, request: web.BaseRequest) -> tuple[Reply | Stream | Handover, bool]:
         """The reply, and whether the connection is to be cut instead of sending it. Raises ApiError."""
         headers = request.headers
         raw_path, _, query = request.path_qs.partition("?")
@@ -236,6 +251,8 @@ class ApiServer:
             if found is None:
                 raise NotFound("the server could not find the requested resource")
             return found, False
+        if self._connector.takes(info):
+            return self._connector.open(info, request), False
         try:
             body = await request.read() if request.body_exists else b""
         except web.HTTPRequestEntityTooLarge:

@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 SCALE = ("autoscaling/v1", "Scale")
 MIN_TOKEN_SECONDS = 600
 UNSUPPORTED = {
-    "exec": "pods/exec",
-    "attach": "pods/attach",
-    "portforward": "pods/portforward",
-    "proxy": "the proxy subresource",
+    "proxy": "the proxy subresource of nodes",
     "ephemeralcontainers": "pods/ephemeralcontainers",
 }
 
@@ -45,25 +42,9 @@ class LogOptions:
 
     @staticmethod
     def parse(query: Query, pod: Object) -> LogOptions:
-        """Raises BadRequest where the container is unknown, or not named though there are several."""
-        containers = [
-            container["name"]
-            for name in ("containers", "initContainers", "ephemeralContainers")
-            for container in pod["spec"].get(name) or ()
-        ]
-        container = query.text("container")
-        name = pod["metadata"]["name"]
-        if container and container not in containers:
-            raise BadRequest(f"container {container} is not valid for pod {name}")
-        if not container:
-            main = [item["name"] for item in pod["spec"].get("containers") or ()]
-            if len(main) > 1:
-                raise BadRequest(
-                    f"a container name must be specified for pod {name}, choose one of: [{' '.join(main)}]"
-                )
-            container = main[0]
+        """Raises BadRequest as ``container_of``."""
         return LogOptions(
-            container,
+            container_of(query, pod),
             query.flag("follow"),
             query.flag("previous"),
             query.flag("timestamps"),
@@ -71,6 +52,24 @@ class LogOptions:
             query.integer("tailLines"),
             query.integer("limitBytes"),
         )
+
+
+def container_of(query: Query, pod: Object) -> str:
+    """The container that a query asks for. Raises BadRequest where it is unknown, or not named though there are several."""
+    containers = [
+        container["name"]
+        for name in ("containers", "initContainers", "ephemeralContainers")
+        for container in pod["spec"].get(name) or ()
+    ]
+    container, name = query.text("container"), pod["metadata"]["name"]
+    if container and container not in containers:
+        raise BadRequest(f"container {container} is not valid for pod {name}")
+    if container:
+        return container
+    main = [item["name"] for item in pod["spec"].get("containers") or ()]
+    if len(main) > 1:
+        raise BadRequest(f"a container name must be specified for pod {name}, choose one of: [{' '.join(main)}]")
+    return str(main[0])
 
 
 LogProvider = Callable[[Object, LogOptions], AsyncGenerator[bytes, None]]

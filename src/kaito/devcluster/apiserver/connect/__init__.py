@@ -1,0 +1,1 @@
+"""Connections that lead through the API server: attach, port-forward and proxy."""
