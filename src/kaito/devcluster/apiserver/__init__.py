@@ -9,7 +9,7 @@ deprecated ``/watch/`` paths.
 Looser than a real server:
 
 * ``managedFields`` are kept as a client gives them, never computed.
-* Admission webhooks are stored and never called; ResourceQuota and LimitRanger do not act; the ServiceAccount plugin
+* Webhooks are not asked about connections; ResourceQuota and LimitRanger do not act; the ServiceAccount plugin
   only fills in the account's name.
 * RBAC has no escalation check, and ``aggregationRule`` does not act.
 * Duplicate JSON keys are not reported by ``fieldValidation``.
