@@ -20,7 +20,7 @@ async def kaito(kubeconfig: str, access: str, names: Names, report: Report) -> N
     from hack.bench.access import parse_access
     from kaito.runtime import PODS, Controller, Manager, ManagerOptions, Request, manifest_resource
 
-    manager = Manager(parse_access(access), ManagerOptions(metrics_address="0", health_address="0"))
+    manager = Manager(parse_access(access), ManagerOptions(metrics_address="0", health_address="0", own_process=True))
     resource = PODS if names is POD else manifest_resource(names.group, names.version, names.kind, names.plural)
     objects = manager.cache.lister(resource)
 

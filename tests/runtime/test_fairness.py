@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -28,7 +27,7 @@ from kaito.runtime import (
 )
 from kaito.runtime.cache.informer import Informer
 from kaito.runtime.control.run import ControllerRun
-from kaito.runtime.fairness import HOLD_LIMIT, Holds, LoopBudget, uncollected
+from kaito.runtime.fairness import HOLD_LIMIT, Holds, LoopBudget
 from kaito.runtime.tasks import cancel_and_wait
 from support.waiting import eventually
 
@@ -234,17 +233,3 @@ async def test_timing_work_changes_nothing_about_it() -> None:
 
 async def _awaiting(make: Callable[[], Any]) -> Any:
     return await make()
-
-
-def test_what_a_start_has_loaded_is_left_out_of_collections() -> None:
-    frozen, collected = gc.get_freeze_count(), list[int]()
-    gc.callbacks.append(lambda phase, info: collected.append(info["generation"]))
-    try:
-        with uncollected():
-            loaded = [[number] for number in range(20_000)]
-            assert collected == []
-        assert gc.get_freeze_count() >= frozen + len(loaded)
-        assert gc.isenabled()
-    finally:
-        gc.callbacks.pop()
-        gc.unfreeze()

@@ -8,7 +8,6 @@ one ``LoopBudget`` between two pieces, so that together they hold the loop for a
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterator
@@ -72,23 +71,6 @@ class LoopBudget:
                 self._loop.call_soon(self._turn)
                 return
         self._armed = False
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Collect no garbage within, and leave out of all later collections what is there at the end.
-
-    A full collection looks at every object in one piece: with the programs and some ten thousand objects that a manager has
-    loaded when it starts, it holds the loop for a tenth of a second and more, whenever it happens to come.
-    """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        if collecting:
-            gc.enable()
 
 
 @final

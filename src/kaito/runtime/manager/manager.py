@@ -29,7 +29,6 @@ from kaito.runtime.clock import Clock, SystemClock
 from kaito.runtime.control.controller import Controller
 from kaito.runtime.control.run import ControllerRun
 from kaito.runtime.errors import CacheError, ConfigError, LeadershipLost, StopTimeout
-from kaito.runtime.fairness import uncollected
 from kaito.runtime.log import get_logger
 from kaito.runtime.manager import watchdog
 from kaito.runtime.manager.elector import ElectionConfig, Elector, Fence
@@ -37,6 +36,7 @@ from kaito.runtime.manager.groups import Group, Order, Run, Supervisor
 from kaito.runtime.manager.recorder import FLUSH_TIME, EventRecorder, EventWriter
 from kaito.runtime.manager.served import ServedKinds
 from kaito.runtime.manager.watchdog import Watchdog
+from kaito.runtime.memory import loading
 from kaito.runtime.metrics import RuntimeMetrics
 from kaito.runtime.objects.resource import Resource
 from kaito.runtime.serving.authfilter import AccessFilter
@@ -90,8 +90,8 @@ class ManagerOptions:
     field_manager: str = "kaito"
     """Owner of the fields that the manager's clients write, in ``managedFields`` and for server-side apply."""
     own_process: bool = False
-    """This process runs nothing but the manager: what it has loaded when its caches have synced is left out of garbage
-    collections, which would hold the event loop longer the more that is."""
+    """This process runs nothing but the manager, which may set up its memory: what has been loaded when its caches have
+    synced is left out of garbage collections, which would hold the event loop longer the more that is, and buffers are kept."""
     namespaces: Sequence[str] = ()
     """Namespaces that the cache holds where nothing else is said; empty for all of them."""
 
@@ -342,7 +342,7 @@ class Manager:
         for name, added in self._added_servers.items():
             await added.start()
             background.start(f"server {name}", added.run())
-        with uncollected() if self.options.own_process else nullcontext():
+        with loading() if self.options.own_process else nullcontext():
             self.cache.start(informers)
             await self.cache.wait_synced(self.options.sync_timeout)
         await self._everywhere.start()

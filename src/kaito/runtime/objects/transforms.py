@@ -66,7 +66,7 @@ def cut(data: bytes, path: str, raw: bytes) -> bytes:
     start = data.find(needle)
     value = start + len(needle)
     end = value + len(raw)
-    if start < 0 or data.find(needle, value) >= 0 or data[value:end] != raw:
+    if start < 0 or data.rfind(needle) != start or not data.startswith(raw, value):
         return _cut_decoded(data, path)
     if data[end : end + 1] == b",":
         return data[:start] + data[end + 1 :]

@@ -14,31 +14,25 @@ MAX_LINE = 64 * 1024 * 1024
 class LineSplitter:
     """Collects chunks, gives whole lines. An incomplete last line stays until its rest arrives."""
 
-    __slots__ = ("_buffer", "_limit", "_scanned")
+    __slots__ = ("_limit", "_parts", "pending")
 
     def __init__(self, limit: int = MAX_LINE) -> None:
-        self._buffer = bytearray()
-        self._scanned = 0
+        self._parts: list[bytes] = []
         self._limit = limit
+        self.pending = 0
+        """Bytes of the incomplete line."""
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The lines that ``chunk`` completes, without their newline; blank lines are skipped. Raises DecodeError."""
-        buffer = self._buffer
-        if not buffer and chunk.endswith(b"\n"):
-            return [line for line in chunk.split(b"\n") if line]
-        buffer += chunk
-        end = buffer.rfind(b"\n", self._scanned)
-        if end < 0:
-            self._scanned = len(buffer)
-            if self._scanned > self._limit:
+        lines = chunk.split(b"\n")
+        if len(lines) > 1 and self._parts:
+            self._parts.append(lines[0])
+            lines[0] = b"".join(self._parts)
+            self._parts.clear()
+            self.pending = 0
+        if rest := lines.pop():
+            self._parts.append(rest)
+            self.pending += len(rest)
+            if self.pending > self._limit:
                 raise DecodeError(f"a line of more than {self._limit} bytes")
-            return []
-        whole = bytes(buffer[:end])
-        del buffer[: end + 1]
-        self._scanned = len(buffer)
-        return [line for line in whole.split(b"\n") if line]
-
-    @property
-    def pending(self) -> int:
-        """Bytes of the incomplete line."""
-        return len(self._buffer)
+        return [line for line in lines if line]
