@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,11 @@ from kaito.devcluster.apiserver.deletes import Deleted, DeleteOptions, deleted_s
 from kaito.devcluster.apiserver.negotiation import (
     APPLY_PATCH,
     JSON,
+    JSON_PATCH,
+    MERGE_PATCH,
     PLAIN,
+    STRATEGIC_PATCH,
+    YAML,
     decode_body,
     dump,
     media_type,
@@ -21,11 +26,19 @@ from kaito.devcluster.apiserver.negotiation import (
     watch_renderer,
 )
 from kaito.devcluster.apiserver.replies import Reply, Stream
+from kaito.devcluster.apiserver.schema import Cause
 from kaito.devcluster.apiserver.subresources import UNSUPPORTED, LogOptions, LogProvider, not_supported
 from kaito.devcluster.apiserver.watch import WatchOptions
 from kaito.devcluster.apiserver.webhooks.admission import Asking
 from kaito.devcluster.apiserver.writes import Overtaken
-from kaito.runtime import BadRequest, MethodNotAllowed, NotFound, NotImplementedByServer, UnsupportedMediaType
+from kaito.runtime import (
+    AlreadyExists,
+    BadRequest,
+    MethodNotAllowed,
+    NotFound,
+    NotImplementedByServer,
+    UnsupportedMediaType,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -146,7 +159,8 @@ class Api:
         return self._written(call, kind, written)
 
     async def _patch(self, call: Call, kind: Kind, subresource: str) -> Reply:
-        # The body first: server-side apply must be refused as such, not with a 404 for what it would have created.
+        if media_type(call.content_type)[0] == APPLY_PATCH:
+            return await self._apply(call, kind, subresource)
         patch, query = _patch_body(call), call.info.query
         written = await self._change(
             call,
@@ -154,6 +168,20 @@ class Api:
             lambda record: self._cluster.writer.patching(
                 kind, record, patch, call.content_type, subresource=subresource, query=query
             ),
+        )
+        return self._written(call, kind, written)
+
+    async def _apply(self, call: Call, kind: Kind, subresource: str) -> Reply:
+        info, applier = call.info, self._cluster.applier
+        body = _apply_body(call)
+        if kind.collection.get(kind.path(info.namespace, info.name)) is None and not subresource:
+            create = applier.creating(kind, body, namespace=info.namespace, name=info.name, query=info.query)
+            with suppress(AlreadyExists):  # made by somebody else while webhooks were asked
+                return self._written(call, kind, await self._cluster.webhooks.carry_out(create, _asking(call)))
+        written = await self._change(
+            call,
+            kind,
+            lambda record: applier.applying(kind, record, body, subresource=subresource, query=info.query),
         )
         return self._written(call, kind, written)
 
@@ -211,6 +239,9 @@ class Api:
                 return self._object(call, kind, cluster.subresources.scale(kind, record))
             case "scale", "update":
                 scale = cluster.subresources.update_scale(kind, record, _body(call), info.query)
+                return self._object(call, kind, scale)
+            case "scale", "patch" if media_type(call.content_type)[0] == APPLY_PATCH:
+                scale = cluster.subresources.apply_scale(kind, record, _apply_body(call), info.query)
                 return self._object(call, kind, scale)
             case "scale", "patch":
                 scale = cluster.subresources.patch_scale(kind, record, _patch_body(call), call.content_type, info.query)
@@ -283,17 +314,22 @@ def _body(call: Call) -> object:
     return decode_body(call.body, call.content_type)
 
 
+def _apply_body(call: Call) -> object:
+    """The configuration of a server-side apply, which is YAML or JSON."""
+    if not call.body:
+        raise BadRequest("the request has no body: an object was expected")
+    return decode_body(call.body, YAML)
+
+
 def _patch_body(call: Call) -> object:
-    """The body of a patch; server-side apply is told apart before its YAML is looked at."""
+    """The body of a patch of another kind. Raises Invalid where only an apply may be forced."""
     kind, _ = media_type(call.content_type)
-    if kind == APPLY_PATCH:
-        raise NotImplementedByServer(
-            "server-side apply is not implemented by this API server: use client-side apply "
-            "(kubectl apply without --server-side)"
-        )
     if not kind.endswith("patch+json"):
         raise UnsupportedMediaType(
             "the body of the request was in an unknown format - accepted media types include: "
-            "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"
+            f"{JSON_PATCH}, {MERGE_PATCH}, {STRATEGIC_PATCH}, {APPLY_PATCH}"
         )
+    if call.info.query.text("force"):
+        cause = Cause.forbidden("force", "may not be specified for non-apply patch")
+        raise meta.invalid_options("PatchOptions", [cause])
     return _body(call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kaito.devcluster.apiserver.admission import Admission
+from kaito.devcluster.apiserver.applies import Applier
 from kaito.devcluster.apiserver.auth.identity import Authenticator, User
 from kaito.devcluster.apiserver.auth.rbac import Authorizer
 from kaito.devcluster.apiserver.auth.reviews import Reviews
@@ -41,13 +42,14 @@ class Cluster:
         self.registry = Registry(self.store)
         self.watches = WatchHub(self.store, bookmark_interval=bookmark_interval, buffer=watch_buffer)
         self.writer = Writer(Admission(self.store.collections), clock)
+        self.applier = Applier(self.writer)
         self.deleter = Deleter(self.writer)
         self.definitions = Definitions(self.registry, self.store, self.writer, self.deleter)
         self.discovery = Discovery(self.registry, self.definitions)
         self.authenticator = Authenticator(self.store.collection("serviceaccounts"), clock, tokens)
         self.authorizer = Authorizer(self.store.collections)
         self.reviews = Reviews(self.authenticator, self.authorizer)
-        self.subresources = Subresources(self.registry, self.writer, self.deleter, self.authenticator)
+        self.subresources = Subresources(self.registry, self.writer, self.applier, self.deleter, self.authenticator)
         self.webhooks = Webhooks(self.store.collections, self.registry)
         bootstrap(self.registry, self.writer)
 

@@ -83,16 +83,25 @@ STALE = "the object has been modified; please apply your changes to the latest v
 
 def invalid(info: ResourceInfo, name: str, causes: Iterable[Cause]) -> Invalid:
     """The 422 that lists every cause, in the wording of ``errors.NewInvalid``."""
+    return _invalid(f'{qualified_kind(info)} "{name}"', details(info, name, kind=True), causes)
+
+
+def _invalid(what: str, named: Mapping[str, Any], causes: Iterable[Cause]) -> Invalid:
     causes = list(dict.fromkeys(causes))
     lines = [f"{cause.field}: {cause.message}" for cause in causes]
     summary = lines[0] if len(lines) == 1 else f"[{', '.join(lines)}]"
     return Invalid(
-        f'{qualified_kind(info)} "{name}" is invalid: {summary}',
+        f"{what} is invalid: {summary}",
         details={
-            **details(info, name, kind=True),
+            **named,
             "causes": [{"reason": cause.reason, "message": cause.message, "field": cause.field} for cause in causes],
         },
     )
+
+
+def invalid_options(kind: str, causes: Iterable[Cause]) -> Invalid:
+    """The 422 for the parameters of a request, such as ``PatchOptions``."""
+    return _invalid(f'{kind}.meta.k8s.io ""', details_of("meta.k8s.io", kind, ""), causes)
 
 
 def check_type(obj: Any, kind: Kind) -> Object:

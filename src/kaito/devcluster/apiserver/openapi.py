@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Object = dict[str, Any]
 
 _PATCH_TYPES: Final = (
+    "application/apply-patch+yaml",
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
@@ -199,7 +200,7 @@ class _Target:
                 "delete", "delete", _DELETE, body=f"{META}DeleteOptions", returns=f"{META}Status"
             )
         if "patch" in verbs:
-            types = _PATCH_TYPES if self._info.definition else _PATCH_TYPES[:2]
+            types = _PATCH_TYPES if self._info.definition else _PATCH_TYPES[:-1]
             parameters = (*_WRITE, ("force", "boolean"))
             methods["patch"] = self._operation("patch", "patch", parameters, body=f"{META}Patch", media_types=types)
         return methods

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _TRUE = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 _FALSE = frozenset({"0", "f", "F", "false", "False", "FALSE"})
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete", "GET": "get", "HEAD": "get"}
+MAX_MANAGER = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +23,17 @@ class Query:
     """The parameters of a query string; of a repeated one the first counts."""
 
     values: Mapping[str, str] = field(default_factory=dict)
+    agent: str = ""
+    """The ``User-Agent`` of the request, by whose beginning a writer is known who says no more."""
 
     @staticmethod
-    def parse(text: str) -> Query:
+    def parse(text: str, agent: str = "") -> Query:
         if not text:
-            return Query()
+            return Query(agent=agent)
         values: dict[str, str] = {}
         for name, value in parse_qsl(text, keep_blank_values=True):
             values.setdefault(name, value)
-        return Query(values)
+        return Query(values, agent)
 
     def text(self, name: str) -> str:
         return self.values.get(name, "")
@@ -59,6 +62,15 @@ class Query:
             raise BadRequest(
                 f'unable to decode the query: strconv.ParseInt: parsing "{value}": invalid syntax'
             ) from None
+
+    def manager(self) -> str:
+        """Who owns the fields that this request writes. Raises Invalid for a name that cannot be one."""
+        name = self.text("fieldManager")
+        if len(name) > MAX_MANAGER:
+            raise Invalid(f"Invalid value: fieldManager: Too long: may not be more than {MAX_MANAGER} bytes")
+        if not name.isprintable():
+            raise Invalid(f'Invalid value: fieldManager: "{name}": should only contain printable characters')
+        return name or self.agent.partition("/")[0][:MAX_MANAGER] or "unknown"
 
     def dry_run(self) -> bool:
         """Whether ``dryRun=All`` is asked for; any other value is Invalid, never taken as a real write."""

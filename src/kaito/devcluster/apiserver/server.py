@@ -240,7 +240,9 @@ class ApiServer:
         """The reply, and whether the connection is to be cut instead of sending it. Raises ApiError."""
         headers = request.headers
         raw_path, _, query = request.path_qs.partition("?")
-        info = RequestInfo.parse(request.method, request.rel_url.raw_path or raw_path, Query.parse(query))
+        info = RequestInfo.parse(
+            request.method, request.rel_url.raw_path or raw_path, Query.parse(query, headers.get(hdrs.USER_AGENT, ""))
+        )
         user = self._cluster.authenticator.authenticate(headers.get(hdrs.AUTHORIZATION, ""))
         user = impersonate(user, headers, self._cluster.authorizer)
         fault = await self.faults.before(info)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kaito.devcluster.apiserver import meta
+from kaito.devcluster.apiserver.applies import Applier
 from kaito.devcluster.apiserver.auth.identity import DEFAULT_TOKEN_SECONDS, Authenticator
 from kaito.devcluster.apiserver.deletes import DeleteOptions, Deleter
 from kaito.devcluster.apiserver.fields import value_at
 from kaito.devcluster.apiserver.reads import find
 from kaito.devcluster.apiserver.schema import Cause
 from kaito.devcluster.apiserver.store import Object, Record
-from kaito.devcluster.apiserver.writes import Writer, Written, apply_patch
+from kaito.devcluster.apiserver.writes import Writer, Written, apply_patch, at_once
 from kaito.runtime import BadRequest, LabelSelector, NotImplementedByServer, TooManyRequests
 
 if TYPE_CHECKING:
@@ -77,9 +78,12 @@ LogProvider = Callable[[Object, LogOptions], AsyncGenerator[bytes, None]]
 
 
 class Subresources:
-    def __init__(self, registry: Registry, writer: Writer, deleter: Deleter, authenticator: Authenticator) -> None:
+    def __init__(
+        self, registry: Registry, writer: Writer, applier: Applier, deleter: Deleter, authenticator: Authenticator
+    ) -> None:
         self._registry = registry
         self._writer = writer
+        self._applier = applier
         self._deleter = deleter
         self._authenticator = authenticator
 
@@ -94,26 +98,22 @@ class Subresources:
         return self._rescale(kind, record, scale, query)
 
     def _rescale(self, kind: Kind, record: Record, scale: Object, query: Query) -> Object:
-        assert kind.scale is not None
-        replicas = (scale.get("spec") or {}).get("replicas", 0)
-        if not isinstance(replicas, int) or isinstance(replicas, bool):
-            raise BadRequest(
-                'Scale in version "v1" cannot be handled as a Scale: json: cannot unmarshal into Go struct field '
-                "ScaleSpec.spec.replicas of type int32"
-            )
-        if replicas < 0:
-            cause = Cause.invalid("spec.replicas", replicas, "must be greater than or equal to 0")
-            raise meta.invalid(kind.info, record.name, [cause])
         obj = kind.read(record)
-        steps = kind.scale.spec_replicas.split(".")
-        parent = obj
-        for step in steps[:-1]:
-            parent = parent.setdefault(step, {})
-        parent[steps[-1]] = replicas
+        _set_replicas(kind, obj, (scale.get("spec") or {}).get("replicas", 0), record.name)
         version = scale["metadata"].get("resourceVersion")
         if version:
             obj["metadata"]["resourceVersion"] = version
-        return _scale_of(kind, self._writer.update(kind, record, obj, query=query).obj)
+        return _scale_of(kind, self._writer.update(kind, record, obj, subresource="scale", query=query).obj)
+
+    def apply_scale(self, kind: Kind, record: Record, body: Any, query: Query) -> Object:
+        """Server-side apply of a Scale: of the number of replicas, if it says one."""
+        assert kind.scale is not None
+        scale = meta.check_gvk(body, *SCALE)
+        config: Object = {"apiVersion": kind.info.api_version, "kind": kind.info.kind, "metadata": scale["metadata"]}
+        if "replicas" in (scale.get("spec") or {}):
+            _set_replicas(kind, config, scale["spec"]["replicas"], record.name)
+        write = self._applier.applying(kind, record, config, subresource="scale", query=query)
+        return _scale_of(kind, at_once(write).obj)
 
     def bind(self, namespace: str, body: Any, query: Query, *, name: str = "") -> None:
         """Assign a pod to a node. Raises Conflict when it has one."""
@@ -215,6 +215,24 @@ def not_supported(kind: Kind, subresource: str) -> NotImplementedByServer:
         f"{UNSUPPORTED[subresource]} is not implemented by this API server",
         details=meta.details(kind.info, ""),
     )
+
+
+def _set_replicas(kind: Kind, obj: Object, replicas: Any, name: str) -> None:
+    """Raises BadRequest, Invalid."""
+    assert kind.scale is not None
+    if not isinstance(replicas, int) or isinstance(replicas, bool):
+        raise BadRequest(
+            'Scale in version "v1" cannot be handled as a Scale: json: cannot unmarshal into Go struct field '
+            "ScaleSpec.spec.replicas of type int32"
+        )
+    if replicas < 0:
+        cause = Cause.invalid("spec.replicas", replicas, "must be greater than or equal to 0")
+        raise meta.invalid(kind.info, name, [cause])
+    steps = kind.scale.spec_replicas.split(".")
+    parent = obj
+    for step in steps[:-1]:
+        parent = parent.setdefault(step, {})
+    parent[steps[-1]] = replicas
 
 
 def _scale_of(kind: Kind, obj: Object) -> Object:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kaito.devcluster.apiserver import meta, patch
+from kaito.devcluster.apiserver.managedfields import track_update
 from kaito.devcluster.apiserver.negotiation import JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, media_type
 from kaito.devcluster.apiserver.registry import Kind
 from kaito.devcluster.apiserver.requests import NO_QUERY, Query
@@ -132,7 +133,10 @@ class Writer:
     def updating(
         self, kind: Kind, record: Record, body: Any, *, subresource: str = "", query: Query = NO_QUERY
     ) -> Write:
-        """Replace an object, or with ``subresource`` ``status`` its status. Raises ApiError, Overtaken."""
+        """Replace an object, or with ``subresource`` ``status`` its status. Raises ApiError, Overtaken.
+
+        ``scale`` says only by which way the object is written.
+        """
         obj = meta.check_type(body, kind)
         meta.settle_place(obj["metadata"], kind, record.namespace, record.name)
         warnings = check_fields(kind, obj, query)
@@ -141,7 +145,7 @@ class Writer:
                 "metadata.resourceVersion", "FieldValueInvalid", "Invalid value: 0x0: must be specified for an update"
             )
             raise meta.invalid(kind.info, record.name, [cause])
-        return (yield from self._replace(kind, record, obj, kind.read(record), subresource, query, warnings))
+        return (yield from self.replace(kind, record, obj, kind.read(record), subresource, query, warnings))
 
     def patching(
         self,
@@ -167,10 +171,10 @@ class Writer:
             raise refused_patch(body, error) from error
         only_metadata = checked.keys() <= _HEAD and kept == old.keys() - _HEAD
         obj = {name: obj[name] if name in kept else checked[name] for name in obj if name in kept or name in checked}
-        write = self._replace(kind, record, obj, old, subresource, query, warnings, only_metadata=only_metadata)
+        write = self.replace(kind, record, obj, old, subresource, query, warnings, only_metadata=only_metadata)
         return (yield from write)
 
-    def _replace(
+    def replace(
         self,
         kind: Kind,
         record: Record,
@@ -181,7 +185,9 @@ class Writer:
         warnings: list[str],
         *,
         only_metadata: bool = False,
+        owned: bool = False,
     ) -> Write:
+        """Go on with ``obj``, decoded and checked. ``owned``: it says already who owns which of its fields."""
         check_preconditions(kind, record, obj["metadata"], old["metadata"])
         meta.prepare_update(obj, old)
         if subresource == "status":
@@ -203,6 +209,8 @@ class Writer:
             kind.strategy.prepare_update(obj, old, kind.collection)
             if kind.strategy.generation and not same(_wanted(kind, obj), _wanted(kind, old)):
                 obj["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
+        if not owned and ("managedFields" in old["metadata"] or "managedFields" in obj["metadata"]):
+            track_update(kind, obj, old, query.manager(), subresource, meta.timestamp(self.clock()))
         self._validate(kind, obj, old, status=subresource == "status", only_metadata=only_metadata)
         yield Ask(False, kind, obj, old, subresource)
         if kind.collection.get(record.path) is not record:

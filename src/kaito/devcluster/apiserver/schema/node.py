@@ -102,6 +102,11 @@ class Node:
     def list_map_keys(self) -> tuple[str, ...]:
         return tuple(self._overlay.get("x-kubernetes-list-map-keys") or ())
 
+    @property
+    def map_type(self) -> str:
+        """``atomic`` for an object that is replaced as a whole."""
+        return str(self._overlay.get("x-kubernetes-map-type") or self.raw.get("x-kubernetes-map-type", ""))
+
     @cached_property
     def go_type(self) -> str:
         """What a Go decoder calls the type: ``int32``, ``[]v1.Container``, ``map[string]string``."""
