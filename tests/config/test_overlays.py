@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
-from support.kustomize import apply, build, container, installer, named
+from support.kustomize import CONFIG, apply, build, container, installer, named
 
 Manifest = dict[str, Any]
 OVERLAYS = ("default", "overlays/aks", "overlays/nodeclaim", "overlays/byo", "overlays/split", "overlays/local")
@@ -24,6 +25,25 @@ async def test_the_api_server_takes_it_and_a_second_apply_changes_nothing(overla
         again = await apply(kubectl, built)
     assert len(again) == len(built)
     assert [line for line in again if not line.endswith(" unchanged")] == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+async def test_it_may_be_applied_server_side(overlay: str, tmp_path: Path) -> None:
+    """As Flux and Argo do it; with a sample. A second time nothing is written."""
+    built = build(tmp_path / "overlay", overlay)
+    sample = CONFIG / "samples" / "workspace-phi-3-mini.inference.yaml"
+    async with ApiServer(ApiServerOptions()) as server:
+        kubectl = installer(server, tmp_path)
+
+        async def apply_all() -> None:
+            for arguments in (("-k", str(CONFIG / overlay)), ("-f", str(sample))):
+                await asyncio.to_thread(kubectl, "apply", "--server-side", *arguments)
+
+        await apply_all()
+        written = server.revision
+        await apply_all()
+    assert server.revision == written
+    assert len(built) < written
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

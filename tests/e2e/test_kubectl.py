@@ -349,6 +349,40 @@ def test_a_namespace_takes_everything_with_it(kubectl: Kubectl) -> None:
     assert "NotFound" in kubectl.fails("get", "deployment", "web", "-n", name)
 
 
-def test_server_side_apply_is_refused_with_words(kubectl: Kubectl) -> None:
-    text = kubectl.fails("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(config_map("a")))
-    assert "server-side apply" in text.lower()
+def test_server_side_apply_owns_fields(kubectl: Kubectl) -> None:
+    def apply(body: dict[str, Any], *arguments: str, refused: bool = False) -> str:
+        run = kubectl.fails if refused else kubectl
+        return run("apply", "--server-side", "-f", "-", *arguments, stdin=yaml.safe_dump(body))
+
+    def version() -> str:
+        return kubectl("get", "configmap", "a", "-o", "jsonpath={.metadata.resourceVersion}")
+
+    assert apply(config_map("a", x="1")) == "configmap/a serverside-applied\n"
+    before = version()
+    apply(config_map("a", x="1"))
+    assert version() == before
+    assert "managedFields" not in kubectl("get", "configmap", "a", "-o", "yaml")
+    shown = yaml.safe_load(kubectl("get", "configmap", "a", "-o", "yaml", "--show-managed-fields"))
+    assert shown["metadata"]["managedFields"][0]["manager"] == "kubectl"
+    assert 'Apply failed with 1 conflict: conflict with "kubectl": .data.x' in apply(
+        config_map("a", x="2", z="3"), "--field-manager=other", refused=True
+    )
+    apply(config_map("a", x="2", z="3"), "--field-manager=other", "--force-conflicts")
+    kubectl("annotate", "configmap", "a", "by=hand")
+    apply(config_map("a", z="3"), "--field-manager=other")
+    left = kubectl.json("get", "configmap", "a")
+    assert left["data"] == {"z": "3"}
+    assert left["metadata"]["annotations"] == {"by": "hand"}
+
+    apply(deployment("web", 0))
+    kubectl("scale", "deployment", "web", "--replicas=1")
+    refused = apply(deployment("web", 0), refused=True)
+    assert 'conflict with "kubectl" with subresource "scale" using apps/v1: .spec.replicas' in refused
+
+
+def test_server_side_apply_takes_over_what_was_applied_before(kubectl: Kubectl) -> None:
+    kubectl.apply(config_map("a", x="1", w="2"))
+    kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(config_map("a", x="3")))
+    assert kubectl.json("get", "configmap", "a")["data"] == {"x": "3"}
+    assert kubectl.apply(config_map("a", x="4", z="5")) == "configmap/a configured\n"
+    assert kubectl.json("get", "configmap", "a")["data"] == {"x": "4", "z": "5"}

@@ -377,9 +377,6 @@ async def test_patch_types(kube: Kube) -> None:
     assert tested.status == 422
     replaced = await kube.json_patch(path, [{"op": "replace", "path": "/spec/replicas", "value": 7}])
     assert replaced.body["spec"]["replicas"] == 7
-    applied = await kube.call("PATCH", path, b"{}", content_type="application/apply-patch+yaml")
-    assert applied.status == 501
-    assert "client-side apply" in applied.body["message"]
     assert (await kube.call("PATCH", path, b"{}")).status == 415
     assert (await kube.merge(f"{DEPLOYMENTS}/none", {})).status == 404
     renamed = await kube.merge(path, {"metadata": {"name": "other"}})

@@ -3,12 +3,13 @@
 It speaks the wire protocol of Kubernetes 1.32 over TLS on loopback, keeps its state in memory, and aims to be honest:
 what passes here passes on a real server. Where it falls short it answers 501 or is listed here.
 
-Not implemented, and refused: server-side apply, exec, the proxy of nodes, protobuf and CBOR replies, ``/openapi/v2``, the
+Not implemented, and refused: exec, the proxy of nodes, protobuf and CBOR replies, ``/openapi/v2``, the
 deprecated ``/watch/`` paths.
 
 Looser than a real server:
 
-* ``managedFields`` are kept as a client gives them, never computed.
+* ``managedFields`` are kept for the objects that somebody has applied server-side, from then on. What an object was by then
+  belongs to ``before-first-apply``, and what ``kubectl apply`` noted to ``kubectl-client-side-apply``.
 * Webhooks are not asked about connections; ResourceQuota and LimitRanger do not act; the ServiceAccount plugin
   only fills in the account's name.
 * RBAC has no escalation check, and ``aggregationRule`` does not act.

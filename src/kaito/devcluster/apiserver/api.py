@@ -318,7 +318,7 @@ def _apply_body(call: Call) -> object:
     """The configuration of a server-side apply, which is YAML or JSON."""
     if not call.body:
         raise BadRequest("the request has no body: an object was expected")
-    return decode_body(call.body, YAML)
+    return decode_body(call.body, JSON if call.body.startswith(b"{") else YAML)
 
 
 def _patch_body(call: Call) -> object:

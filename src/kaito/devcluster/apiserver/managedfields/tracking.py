@@ -92,15 +92,15 @@ def applied(
     obj: Object = merge(root, live, wanted)
     if held is not None:
         obj = prune(root, obj, held.fields, mine | owners.union(others.values()))
-    if manager == KUBECTL and not subresource and _last_applied(live) is not None:
-        obj["metadata"] = {**obj["metadata"], "annotations": {**obj["metadata"]["annotations"]}}
-        obj["metadata"]["annotations"][LAST_APPLIED] = encode(config).decode() + "\n"
     difference = _difference(kind, live, obj, subresource)
     found = owners.conflicts(known, owner, difference)
     if found and not force and not (manager == KUBECTL and _may_take(kind, live, found)):
         raise _conflict(found)
     after = owners.moved(known, owner, difference)
     after.pop(owner, None)
+    if manager == KUBECTL and not subresource and _last_applied(live) is not None:
+        obj["metadata"] = {**obj["metadata"], "annotations": {**obj["metadata"].get("annotations", {})}}
+        obj["metadata"]["annotations"][LAST_APPLIED] = encode(config).decode() + "\n"
     unchanged = held is not None and held.fields == mine and same(live, obj)
     if mine:
         after[owner] = held if unchanged and held is not None else Owned(mine, kind.info.api_version, now)
