@@ -44,8 +44,9 @@ def roots() -> set[str]:
         names.add(info.definition)
         if info.list_kind:
             names.add(definition_name(info.group, info.version, info.list_kind))
-        for sub in info.subresources.values():
-            names.add(definition_name(sub.group, sub.version, sub.kind))
+        names |= {
+            definition_name(sub.group, sub.version, sub.kind) for sub in info.subresources.values() if not sub.connects
+        }
     return names
 
 
