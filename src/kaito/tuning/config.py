@@ -63,7 +63,7 @@ class TrainingConfig:
 
 
 def load_config(file: Path, *, root: str = ROOT) -> TrainingConfig:
-    """Raises ConfigError, which names the file and the field."""
+    """``root`` stands for ``/mnt``, which outputs may name. Raises ConfigError, which names the file and the field."""
     try:
         document = yaml.safe_load(file.read_text())
     except OSError as error:
@@ -162,7 +162,10 @@ def _one_of(section: Mapping[str, Any], key: str, known: tuple[str, ...], defaul
 
 
 def _below(output: Any, root: str) -> Path:
+    base = root.rstrip("/")
     path = posixpath.normpath(posixpath.join(root, str(output)))
-    if not path.startswith(f"{root.rstrip('/')}/"):
+    if not path.startswith(f"{base}/") and path.startswith(f"{ROOT}/"):
+        path = base + path.removeprefix(ROOT)
+    if not path.startswith(f"{base}/"):
         raise ConfigError(f"TrainingArguments.output_dir is {output!r}: it must lie below {root}")
     return Path(path)

@@ -39,12 +39,17 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kaito-tuning", description=(__doc__ or "").partition("\n\n")[2])
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     train = commands.add_parser("train", help="train an adapter, then push it if an image is named")
-    train.add_argument("--model", default=MODEL, help="folder, or name on a hub, of the model (%(default)s)")
+    train.add_argument(
+        "--model",
+        default=MODEL,
+        help="folder, GGUF file, package:NAME for the GGUF file in an installed package, or name on a hub (%(default)s)",
+    )
     train.add_argument(
         "--config", type=Path, default=Path(os.environ.get("YAML_FILE_PATH") or f"{ROOT}/config/training_config.yaml")
     )
     train.add_argument("--data", type=Path, default=Path(os.environ.get("DATASET_FOLDER_PATH") or f"{ROOT}/data"))
-    train.add_argument("--root", default=ROOT, help="what the output must lie below (%(default)s)")
+    train.add_argument("--root", default=ROOT, help="what the output must lie below, in place of /mnt (%(default)s)")
+    train.add_argument("--host", default="", help="address of the progress over HTTP (all)")
     train.add_argument("--port", type=int, default=PORT, help="of the progress over HTTP (%(default)s)")
     train.add_argument("--push", metavar="IMAGE", help="push the adapter as this image")
     train.add_argument(
@@ -89,7 +94,7 @@ def _download(given: argparse.Namespace) -> int:
 
 def _train(given: argparse.Namespace) -> int:
     progress = Progress(Path(given.model).name)
-    with serving(progress, given.port):
+    with serving(progress, given.port, given.host):
         try:
             config = load_config(given.config, root=given.root)
         except TuningError as error:
@@ -99,7 +104,7 @@ def _train(given: argparse.Namespace) -> int:
             if not outcome.completed:
                 from kaito.tuning.train import train
 
-                train(config, Path(given.model), given.data, progress, say)
+                train(config, given.model, given.data, progress, say)
                 say(f"the adapter is complete: {config.output}")
             if given.push and int(os.environ.get("RANK") or 0) == 0:
                 progress.enter("pushing")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -20,11 +21,41 @@ _IGNORED_MODEL_KEYS = frozenset({"resume_download", "load_in_4bit", "load_in_8bi
 _DEFAULTS = {"report_to": "none", "logging_steps": 1, "logging_nan_inf_filter": False, "save_total_limit": 2}
 
 
-def train(config: TrainingConfig, model_path: Path, data: Path, progress: Progress, say: Any) -> None:
+def train(config: TrainingConfig, model: str, data: Path, progress: Progress, say: Any) -> None:
     """Train until the adapter is in ``config.output``; goes on from a checkpoint that an earlier process has left there.
 
-    Raises TuningError, and whatever torch raises.
+    ``model`` is a folder, a name on the hub, or a GGUF file, also as ``package:NAME``. Raises TuningError, and whatever torch
+    raises.
     """
+    with tempfile.TemporaryDirectory(prefix="kaito-tuning-") as folder:
+        _train(config, model, _weights(model, Path(folder), say), data, progress, say)
+
+
+def _weights(model: str, folder: Path, say: Any) -> str:
+    """``model`` as transformers takes it together with a quantization: a GGUF file is unpacked into ``folder``."""
+    if not model.startswith("package:") and not model.endswith(".gguf"):
+        return model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from kaito.inference.engines.weights import locate
+    from kaito.inference.errors import ServerError
+
+    try:
+        file = locate(model)
+    except ServerError as error:
+        raise ConfigError(str(error)) from None
+    say(f"unpacking {file.name}")
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
+    unpacked = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
+    # The weights are plain numbers now, although transformers remembers that they were not.
+    unpacked.hf_quantizer = None
+    del unpacked.config.quantization_config
+    unpacked.save_pretrained(folder)
+    return str(folder)
+
+
+def _train(config: TrainingConfig, name: str, model_path: str, data: Path, progress: Progress, say: Any) -> None:
+    """``name`` is what the adapter says that it was made for."""
     import torch
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, Trainer, set_seed
@@ -41,6 +72,7 @@ def train(config: TrainingConfig, model_path: Path, data: Path, progress: Progre
     say(f"{len(learn)} examples to learn, {len(evaluate)} to evaluate; {cut} were cut to {config.max_length} tokens")
 
     model = AutoModelForCausalLM.from_pretrained(model_path, **_model_arguments(config))
+    model.name_or_path = name
     model.config.use_cache = False
     if config.quantization.bits < 16:
         model = prepare_model_for_kbit_training(

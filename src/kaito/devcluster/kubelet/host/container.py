@@ -38,8 +38,8 @@ class Setting:
     """With its addresses in its status."""
     node: Manifest
     address: str
-    cluster: str
-    """The mark with which those of its processes begin."""
+    mark: str
+    """With which the marks of its processes begin."""
     sources: Sources
     folders: Folders
     base: Mapping[str, str]
@@ -217,7 +217,7 @@ class HostContainer:
         log = self._new_log()
         if program.note:
             log.write(program.note.encode(), setting.clock.now())
-        mark = f"{setting.cluster}.{identity}"
+        mark = f"{setting.mark}.{identity}"
         try:
             process = await HostProcess.start(
                 program.command, environ=environ, directory=directory, mark=mark, log=log, memory=memory_limit(spec)

@@ -175,7 +175,7 @@ class HostKubelet:
             pod={**pod, "status": status},
             node=node,
             address=address,
-            cluster=self._cluster,
+            mark=f"{self._cluster}.{uid}",
             sources=Sources(self._client, key.namespace),
             folders=Folders(self._folder / uid, self._folder / "claims"),
             base={**self._base, "HOSTNAME": pod["spec"].get("hostname") or key.name},

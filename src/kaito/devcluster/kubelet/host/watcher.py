@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 VARIABLE = "KAITO_CONTAINER"
-"""Environment variable of every process of a container: ``<cluster>.<container>``."""
+"""Environment variable of every process of a container: ``<cluster>.<pod>.<container>``."""
 _DEADLINE = 10.0
 
 
