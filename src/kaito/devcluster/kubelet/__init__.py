@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from kaito.devcluster.kubelet import nodes, pods
+from kaito.devcluster.kubelet.attach import Attach, attacher
 from kaito.devcluster.kubelet.containers import SIMULATED
 from kaito.devcluster.kubelet.host import HOST_COMMANDS, HostKubelet, ImageMap, known_programs, programs
 from kaito.devcluster.kubelet.logs import Logs
@@ -49,8 +51,16 @@ def images_that_run(*, pretend: bool = False, more: Iterable[str] = (), host_com
     return known + HOST_COMMANDS if host_commands else known
 
 
-def setup(manager: Manager, timing: Timing | None = None, images: ImageMap | None = None) -> Logs:
-    """``images``: what runs as processes; None for nothing. What ``kubectl logs`` is to ask."""
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """What a kubelet answers itself, behind the API server."""
+
+    logs: Logs
+    attach: Attach
+
+
+def setup(manager: Manager, timing: Timing | None = None, images: ImageMap | None = None) -> Streaming:
+    """``images``: what runs as processes; None for nothing. What ``kubectl logs`` and ``attach`` are to ask."""
     timing, host = timing or Timing(), None
     nodes.setup(manager)
     if images is not None:
@@ -58,4 +68,4 @@ def setup(manager: Manager, timing: Timing | None = None, images: ImageMap | Non
         host = HostKubelet(images, manager.config, manager.client, recorder, manager.clock, timing)
         manager.add_context("kubelet processes", host)
     pods.setup(manager, timing, host)
-    return Logs(manager.cache, host)
+    return Streaming(Logs(manager.cache, host), attacher(host))

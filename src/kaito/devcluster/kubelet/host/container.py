@@ -20,6 +20,7 @@ from kaito.devcluster.kubelet.host.logfile import LogFile
 from kaito.devcluster.kubelet.host.prober import Prober
 from kaito.devcluster.kubelet.host.process import HostProcess
 from kaito.devcluster.kubelet.host.references import Missing, Sources, memory_limit
+from kaito.devcluster.kubelet.host.streams import Streams
 from kaito.devcluster.kubelet.host.volumes import Folders, make_root
 from kaito.devcluster.kubelet.host.watcher import VARIABLE
 from kaito.devcluster.kubelet.rules import Note
@@ -131,6 +132,7 @@ class HostContainer:
         self.status = c.waiting(spec, c.CREATING)
         self.logs: list[LogFile] = []
         """Of its last two attempts, the newest at the end."""
+        self._process: HostProcess | None = None
         self._build = build
         self._setting = setting
         self._stop = Stop()
@@ -147,6 +149,11 @@ class HostContainer:
         if len(self.logs) < -index or (previous and not self.status.get("lastState")):
             return None
         return self.logs[index]
+
+    @property
+    def streams(self) -> Streams | None:
+        """Those of its process; None while there is none."""
+        return self._process.streams if self._process is not None else None
 
     def stop(self, grace: float) -> None:
         self._stop.ask(grace)
@@ -220,7 +227,15 @@ class HostContainer:
         mark = f"{setting.mark}.{identity}"
         try:
             process = await HostProcess.start(
-                program.command, environ=environ, directory=directory, mark=mark, log=log, memory=memory_limit(spec)
+                program.command,
+                environ=environ,
+                directory=directory,
+                mark=mark,
+                log=log,
+                memory=memory_limit(spec),
+                stdin=bool(spec.get("stdin")),
+                once=bool(spec.get("stdinOnce")),
+                tty=bool(spec.get("tty")),
             )
         except BaseException:
             log.close()
@@ -243,7 +258,11 @@ class HostContainer:
             ("Started", f"Started container {spec['name']} as process {process.pid}"),
         ):
             setting.note(Note("Normal", reason, text))
-        return await self._supervise(process, program, target)
+        self._process = process
+        try:
+            return await self._supervise(process, program, target)
+        finally:
+            self._process = None
 
     def _new_log(self) -> LogFile:
         log = LogFile(self._setting.folders.log(self.spec["name"], self._attempt))
