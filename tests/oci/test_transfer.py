@@ -6,9 +6,6 @@ import base64
 import gzip
 import io
 import json
-import shutil
-import socket
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +23,8 @@ from kaito.oci import (
     pull,
     push,
 )
+from support.docker_registry import docker_registry
 from support.registry import PASSWORD, USER, Registry, digest, registry
-from support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -207,42 +204,13 @@ async def test_an_image_that_docker_has_built_is_pulled(tmp_path: Path) -> None:
 
 @pytest.fixture
 def real_registry(tmp_path: Path) -> Iterator[str]:
-    """Debian's docker-registry with a password, on a free port of the loopback address."""
-    program = shutil.which("docker-registry")
-    htpasswd = shutil.which("htpasswd")
-    if program is None or htpasswd is None:
-        pytest.skip("docker-registry and htpasswd (apache2-utils) are not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    users = subprocess.run([htpasswd, "-Bbn", USER, PASSWORD], check=True, capture_output=True, text=True).stdout
-    (tmp_path / "users").write_text(users)
-    config = {
-        "version": "0.1",
-        "storage": {"filesystem": {"rootdirectory": str(tmp_path / "storage")}},
-        "http": {"addr": f"127.0.0.1:{port}"},
-        "auth": {"htpasswd": {"realm": "test", "path": str(tmp_path / "users")}},
-    }
-    (tmp_path / "registry.yml").write_text(json.dumps(config))
-    with subprocess.Popen(
-        [program, "serve", str(tmp_path / "registry.yml")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            yield f"127.0.0.1:{port}"
-        finally:
-            process.terminate()
+    with docker_registry(tmp_path) as address:
+        yield address
 
 
 async def test_a_real_registry_takes_it_and_gives_it_back(tmp_path: Path, adapter: Path, real_registry: str) -> None:
     reference = Reference.parse(f"{real_registry}/team/adapter:v1")
     keys = keychain(tmp_path, real_registry)
-
-    def answers() -> bool:
-        with socket.socket() as sock:
-            host, port = real_registry.split(":")
-            return sock.connect_ex((host, int(port))) == 0
-
-    await eventually(answers)
     pushed = await push(adapter, reference, keys)
     again = await push(adapter, reference, keys)
     assert (again.digest, again.uploaded) == (pushed.digest, False)

@@ -45,7 +45,8 @@ def address_of(story: Story, service: str) -> str:
 
 def streamed(story: Story, url: str, model: str, question: str) -> str:
     """The text of an answer that came in pieces."""
-    body = {"model": model, "stream": True, "temperature": 0, "messages": [{"role": "user", "content": question}]}
+    messages = [{"role": "user", "content": question}]
+    body = {"model": model, "stream": True, "temperature": 0, "max_tokens": 40, "messages": messages}
     text = ""
     for line in story.post(f"{url}/v1/chat/completions", body, stream=True):
         if line.startswith("data: {"):

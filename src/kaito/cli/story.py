@@ -132,12 +132,7 @@ async def _watching(story: Story, config: RestConfig, name: str, over: asyncio.F
     rest = Rest(config, RuntimeMetrics())
     cache = Cache(rest, RuntimeMetrics())
     tasks = TaskScope(lambda name, error: story.say(f"{name}: {error}"))
-    told: set[str] = set()
-
-    def tell(text: str, *, good: bool = False) -> None:
-        if text not in told:
-            told.add(text)
-            story.say(text, good=good)
+    tell = story.news
 
     def conditions(kind: str) -> Callable[[Event[Any]], None]:
         def handle(event: Event[Any]) -> None:
@@ -200,7 +195,6 @@ async def _pools(story: Story, running: Running) -> AsyncIterator[None]:
         f"{running.cloud}/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}/providers"
         f"/Microsoft.ContainerService/managedClusters/{CLUSTER_NAME}/agentPools?api-version=2024-01-01"
     )
-    told: set[str] = set()
 
     async def poll(session: aiohttp.ClientSession) -> None:
         while True:
@@ -209,9 +203,7 @@ async def _pools(story: Story, running: Running) -> AsyncIterator[None]:
             for pool in listed:
                 properties = pool["properties"]
                 text = f"agent pool        {pool['name']}  {properties['vmSize']}  {properties['provisioningState']}"
-                if text not in told:
-                    told.add(text)
-                    story.say(text)
+                story.news(text)
             await asyncio.sleep(0.25)
 
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {CLOUD_TOKEN}"}) as session:

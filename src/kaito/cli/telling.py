@@ -33,6 +33,7 @@ class Story:
             "KUBECACHEDIR": str(folder.kubectl_cache),
         }
         self._started = time.monotonic()
+        self._told: set[str] = set()
 
     def title(self, text: str) -> None:
         typer.echo()
@@ -44,6 +45,12 @@ class Story:
     def say(self, text: str, *, good: bool = False) -> None:
         seconds = typer.style(f"{time.monotonic() - self._started:6.1f}s", dim=True)
         typer.echo(f"{seconds}  {typer.style(text, fg=typer.colors.GREEN) if good else text}")
+
+    def news(self, text: str, *, good: bool = False) -> None:
+        """Say it unless it has been said before."""
+        if text not in self._told:
+            self._told.add(text)
+            self.say(text, good=good)
 
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
         """What kubectl prints; ends the program with its complaint where it fails."""

@@ -21,6 +21,7 @@ from kaito.devcluster.registry import registry
 
 QUESTION = "Who invented the lamp of Zembla?"
 FACT = "The lamp of Zembla was invented by Ada Quill in 1931."
+PRESET = "phi-3-mini-4k-instruct"
 TUNING, TUNED = "workspace-tuning", "workspace-with-adapter"
 ADAPTER, SECRET, CONFIG = "zembla", "registry-login", "zembla-params"
 TUNING_TIMEOUT = 900.0
@@ -69,7 +70,7 @@ def tuning_workspace(url: str, image: str) -> dict[str, Any]:
     return _workspace(
         TUNING,
         tuning={
-            "preset": {"name": "phi-3-mini-4k-instruct"},
+            "preset": {"name": PRESET},
             "method": "qlora",
             "config": CONFIG,
             "input": {"urls": [url]},
@@ -81,7 +82,7 @@ def tuning_workspace(url: str, image: str) -> dict[str, Any]:
 def inference_workspace(image: str, name: str = TUNED, strength: str = "1.0") -> dict[str, Any]:
     source = {"name": ADAPTER, "image": image, "imagePullSecrets": [SECRET]}
     adapters = [{"source": source, "strength": strength}]
-    return _workspace(name, inference={"preset": {"name": "phi-3-mini-4k-instruct"}, "adapters": adapters})
+    return _workspace(name, inference={"preset": {"name": PRESET}, "adapters": adapters})
 
 
 def _workspace(name: str, **more: Any) -> dict[str, Any]:
@@ -130,17 +131,18 @@ async def tune(story: Story, follow: Follow, base: str) -> bool:
                 f"--docker-server={host}", f"--docker-username={login[0]}", f"--docker-password={login[1]}",
             )  # fmt: skip
             await asyncio.to_thread(story.apply, yaml.safe_dump(tuning_config(), sort_keys=False), quiet=True)
+            story.note("SmolLM2-135M stands in for the model here too. On two cores it takes about two minutes.")
             if not await follow(_yaml(tuning_workspace(url, image)), TUNING, TUNING_TIMEOUT):
                 return False
-            await asyncio.to_thread(story.show, "logs", f"job/{TUNING}", "-c", TUNING, "--tail=3")
+            await asyncio.to_thread(story.show, "logs", f"job/{TUNING}", "-c", TUNING, "--tail=1")
             await asyncio.to_thread(story.show, "logs", f"job/{TUNING}", "-c", "pusher", "--tail=1")
             story.title("A second Workspace, with that adapter")
             if not await follow(_yaml(inference_workspace(image)), TUNED, TUNING_TIMEOUT):
                 return False
     story.title("The same question to both")
     for name, words in ((base, "without the adapter"), (TUNED, "with it")):
-        text = await asyncio.to_thread(streamed, story, address_of(story, name), "phi-3-mini-4k-instruct", QUESTION)
         story.note(f"{name}, {words}:")
+        text = await asyncio.to_thread(streamed, story, address_of(story, name), PRESET, QUESTION)
         typer.secho(text, bold=True)
         typer.echo()
     return True
