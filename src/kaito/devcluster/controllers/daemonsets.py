@@ -5,8 +5,7 @@ Looser than kube-controller-manager: a rolling update replaces pods before it ma
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,37 +13,24 @@ from math import ceil
 from typing import Any
 
 from kaito.devcluster.controllers import pods, revisions
-from kaito.devcluster.controllers.ownership import adopters, claim
 from kaito.devcluster.controllers.placement import selects, untolerated
-from kaito.devcluster.controllers.replicasets import TERMINATING
 from kaito.devcluster.controllers.resources import DAEMON_SETS
 from kaito.devcluster.controllers.revisions import Revisions
 from kaito.devcluster.controllers.scheduler import node_matters
+from kaito.devcluster.controllers.workloads import Workload
 from kaito.runtime import (
     CONTROLLER_REVISIONS,
     NODES,
-    PODS,
-    ApiError,
-    Client,
-    Clock,
-    Controller,
-    EventRecorder,
     Key,
     LabelSelector,
-    Lister,
     Manager,
     Manifest,
-    NotFound,
     ObjectMeta,
-    ObjectReference,
-    Request,
-    Result,
     Stored,
     Watch,
     owner_reference,
 )
 
-NAME = "daemonset-controller"
 _TOLERATED = (
     ("node.kubernetes.io/not-ready", "NoExecute"),
     ("node.kubernetes.io/unreachable", "NoExecute"),
@@ -158,59 +144,37 @@ def daemon_set_status(
     return {**status, **{name: count for name, count in more.items() if count}}, pods.soonest(waits)
 
 
-class DaemonSetReconciler:
-    def __init__(
-        self,
-        client: Client,
-        sets: Lister[Manifest],
-        pod_lister: Lister[Manifest],
-        nodes: Lister[Manifest],
-        history: Revisions,
-        recorder: EventRecorder,
-        clock: Clock,
-    ) -> None:
-        self._client = client
-        self._sets = sets
-        self._pods = pod_lister
-        self._nodes = nodes
-        self._history = history
-        self._recorder = recorder
-        self._clock = clock
+class DaemonSets(Workload):
+    name = "daemonset-controller"
+    resource = DAEMON_SETS
+    workers = 2
 
-    async def reconcile(self, request: Request) -> Result | None:
-        stored = self._sets.stored(request.key.name, request.key.namespace)
-        if stored is None or stored.meta.deleting:
+    def __init__(self, manager: Manager) -> None:
+        super().__init__(manager)
+        self._nodes = manager.cache.lister(NODES)
+        self._history = Revisions(manager.client, DAEMON_SETS, manager.cache.lister(CONTROLLER_REVISIONS))
+
+    async def sync(
+        self, workload: Manifest, meta: ObjectMeta, selector: LabelSelector, owned: list[Manifest]
+    ) -> float | None:
+        if meta.deleting:
             return None
-        daemon_set, meta = stored.decode(), stored.meta
-        selector = LabelSelector.from_object(daemon_set["spec"]["selector"])
-        assert selector is not None, "the API server requires a selector"
-        owned = await claim(self._client, DAEMON_SETS, meta, selector, PODS, self._pods.stored_list(meta.namespace))
-        try:
-            history = await self._history.sync(daemon_set, meta, selector)
-            wanted = eligible(daemon_set, self._nodes.list())
-            step = plan(daemon_set, wanted, owned, history.name, self._clock.now())
-            owned = await self._carry_out(daemon_set, meta, step, owned, history.name)
-        except ApiError as error:
-            if error.has_cause(TERMINATING):
-                return None
-            raise
-        status, again = daemon_set_status(daemon_set, wanted, owned, history.name, self._clock.now())
-        if status != (daemon_set.get("status") or {}):
-            await self._client.update_status(DAEMON_SETS, {**daemon_set, "status": status})
+        history = await self._history.sync(workload, meta, selector)
+        wanted = eligible(workload, self._nodes.list())
+        step = plan(workload, wanted, owned, history.name, self.clock.now())
+        owned = await self._carry_out(workload, meta, step, owned, history.name)
+        status, again = daemon_set_status(workload, wanted, owned, history.name, self.clock.now())
+        await self.report(workload, status)
         live = {_revision(pod) for pod in owned}
-        await self._history.truncate(history, live, daemon_set["spec"].get("revisionHistoryLimit", 10))
-        return Result(requeue_after=again) if again else None
+        await self._history.truncate(history, live, workload["spec"].get("revisionHistoryLimit", 10))
+        return again
 
     async def _carry_out(
         self, daemon_set: Manifest, meta: ObjectMeta, step: Plan, owned: list[Manifest], revision: str
     ) -> list[Manifest]:
-        about = ObjectReference.of(DAEMON_SETS, meta)
         template = daemon_set["spec"]["template"]
         for pod in step.delete:
-            metadata = pod["metadata"]
-            with contextlib.suppress(NotFound):
-                await self._client.delete(PODS, metadata["name"], meta.namespace, uid=metadata["uid"])
-            self._recorder.event(about, "Normal", "SuccessfulDelete", f"Deleted pod: {metadata['name']}")
+            await self.delete_pod(meta, pod)
         for node in step.create:
             pod = pods.from_template(
                 {**template, "spec": daemon_spec(template, node)},
@@ -218,36 +182,15 @@ class DaemonSetReconciler:
                 generate_name=f"{meta.name}-",
                 labels={revisions.LABEL: revision},
             )
-            created = await self._client.create(PODS, pod, namespace=meta.namespace)
-            self._recorder.event(about, "Normal", "SuccessfulCreate", f"Created pod: {created['metadata']['name']}")
-            owned = [*owned, created]
+            owned = [*owned, await self.create_pod(meta, pod)]
         gone = {pod["metadata"]["uid"] for pod in step.delete}
         return [pod for pod in owned if pod["metadata"]["uid"] not in gone]
 
 
-def _every(sets: Lister[Manifest]) -> Callable[[Stored[Any]], Iterable[Key]]:
-    return lambda _: [stored.key for stored in sets.stored_list()]
-
-
 def setup(manager: Manager) -> None:
-    cache = manager.cache
-    sets = cache.lister(DAEMON_SETS)
-    reconciler = DaemonSetReconciler(
-        manager.client,
-        sets,
-        cache.lister(PODS),
-        cache.lister(NODES),
-        Revisions(manager.client, DAEMON_SETS, cache.lister(CONTROLLER_REVISIONS)),
-        manager.recorder(NAME),
-        manager.clock,
-    )
-    manager.add(
-        Controller(
-            NAME,
-            reconciler,
-            primary=DAEMON_SETS,
-            owns=(PODS,),
-            watches=(Watch(PODS, adopters(sets)), Watch(NODES, _every(sets), node_matters)),
-            max_concurrent=2,
-        )
-    )
+    daemons = DaemonSets(manager)
+
+    def every(_: Stored[Any]) -> Iterable[Key]:
+        return [stored.key for stored in daemons.workloads.stored_list()]
+
+    daemons.add_to(manager, [Watch(NODES, every, node_matters)])

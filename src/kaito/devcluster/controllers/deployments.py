@@ -8,20 +8,14 @@ from typing import Any
 
 from kaito.devcluster.controllers import conditions, pods, rollout
 from kaito.devcluster.controllers.deployment_status import deadline_in, deployment_status, is_complete
-from kaito.devcluster.controllers.ownership import adopters, claim
-from kaito.devcluster.controllers.replicasets import TERMINATING
 from kaito.devcluster.controllers.templates import same_template
+from kaito.devcluster.controllers.workloads import Workload
 from kaito.runtime import (
     DEPLOYMENTS,
     PODS,
     REPLICA_SETS,
     AlreadyExists,
-    Client,
-    Clock,
-    Controller,
-    EventRecorder,
     EventType,
-    Forbidden,
     Key,
     LabelSelector,
     Lister,
@@ -30,52 +24,37 @@ from kaito.runtime import (
     NotFound,
     ObjectMeta,
     ObjectReference,
-    Request,
     Resource,
-    Result,
     Stored,
     Watch,
     owner_keys,
     owner_reference,
 )
 
-NAME = "deployment-controller"
 
+class Deployments(Workload):
+    name = "deployment-controller"
+    resource = DEPLOYMENTS
+    owned = REPLICA_SETS
 
-class DeploymentReconciler:
-    def __init__(
-        self,
-        client: Client,
-        deployments: Lister[Manifest],
-        sets: Lister[Manifest],
-        pod_lister: Lister[Manifest],
-        recorder: EventRecorder,
-        clock: Clock,
-    ) -> None:
-        self._client = client
-        self._pods = pod_lister
-        self._deployments = deployments
-        self._sets = sets
-        self._recorder = recorder
-        self._clock = clock
+    def __init__(self, manager: Manager) -> None:
+        super().__init__(manager)
+        self._pods = manager.cache.lister(PODS)
 
-    async def reconcile(self, request: Request) -> Result | None:
-        stored = self._deployments.stored(request.key.name, request.key.namespace)
-        if stored is None:
-            return None
-        deployment, meta = stored.decode(), stored.meta
-        selector = LabelSelector.from_object(deployment["spec"]["selector"])
-        assert selector is not None, "the API server requires a selector"
-        owned = await claim(
-            self._client, DEPLOYMENTS, meta, selector, REPLICA_SETS, self._sets.stored_list(meta.namespace)
-        )
-        new, old = rollout.split(deployment, owned)
+    async def sync(
+        self, workload: Manifest, meta: ObjectMeta, selector: LabelSelector, owned: list[Manifest]
+    ) -> float | None:
+        new, old = rollout.split(workload, owned)
         created = ""
         if not meta.deleting:
-            new, created = await self._ensure_new(deployment, meta, new, old)
-            await self._number(deployment, new, old)
-            new, old = await self._step(deployment, meta, new, old)
-        return await self._report(deployment, new, old, created)
+            new, created = await self._ensure_new(workload, meta, new, old)
+            await self._number(workload, new, old)
+            new, old = await self._step(workload, meta, new, old)
+        now = self.clock.now()
+        status = deployment_status(workload, new, old, created, now)
+        await self.report(workload, status)
+        due = deadline_in(workload, conditions.find({"status": status}, "Progressing"), now)
+        return due + 1 if due else None
 
     async def _ensure_new(
         self, deployment: Manifest, meta: ObjectMeta, new: Manifest | None, old: list[Manifest]
@@ -86,21 +65,17 @@ class DeploymentReconciler:
         wanted = rollout.new_replica_set(deployment, old, owner_reference(DEPLOYMENTS, meta))
         name = wanted["metadata"]["name"]
         try:
-            made = await self._client.create(REPLICA_SETS, wanted)
+            made = await self.client.create(REPLICA_SETS, wanted)
         except AlreadyExists:
-            held = await self._client.get(REPLICA_SETS, name, meta.namespace)
+            held = await self.client.get(REPLICA_SETS, name, meta.namespace)
             owners = held["metadata"].get("ownerReferences") or ()
             mine = any(item["uid"] == meta.uid for item in owners)
             if mine and same_template(held["spec"]["template"], wanted["spec"]["template"]):
                 return held, ""
             count = (deployment.get("status") or {}).get("collisionCount", 0) + 1
             status = {**(deployment.get("status") or {}), "collisionCount": count}
-            await self._client.update_status(DEPLOYMENTS, {**deployment, "status": status})
+            await self.client.update_status(DEPLOYMENTS, {**deployment, "status": status})
             raise
-        except Forbidden as error:
-            if not error.has_cause(TERMINATING):
-                raise
-            return None, ""
         if rollout.replicas(made):
             self._announce(deployment, made, 0, rollout.replicas(made))
         return made, name
@@ -120,7 +95,7 @@ class DeploymentReconciler:
     async def _annotate(self, resource: Resource[Manifest], obj: Manifest, changes: dict[str, str]) -> Manifest:
         metadata = obj["metadata"]
         patch = {"metadata": {"uid": metadata["uid"], "annotations": changes}}
-        return await self._client.patch(resource, metadata["name"], patch, namespace=metadata["namespace"])
+        return await self.client.patch(resource, metadata["name"], patch, namespace=metadata["namespace"])
 
     async def _step(
         self, deployment: Manifest, meta: ObjectMeta, new: Manifest | None, old: list[Manifest]
@@ -164,7 +139,7 @@ class DeploymentReconciler:
             "metadata": {"resourceVersion": metadata["resourceVersion"], "annotations": noted},
             "spec": {"replicas": scale.replicas},
         }
-        patched = await self._client.patch(REPLICA_SETS, metadata["name"], patch, namespace=metadata["namespace"])
+        patched = await self.client.patch(REPLICA_SETS, metadata["name"], patch, namespace=metadata["namespace"])
         if before != scale.replicas:
             self._announce(deployment, held, before, scale.replicas)
         return patched
@@ -172,7 +147,7 @@ class DeploymentReconciler:
     async def _forget(self, replica_set: Manifest) -> None:
         metadata = replica_set["metadata"]
         with contextlib.suppress(NotFound):
-            await self._client.delete(REPLICA_SETS, metadata["name"], metadata["namespace"], uid=metadata["uid"])
+            await self.client.delete(REPLICA_SETS, metadata["name"], metadata["namespace"], uid=metadata["uid"])
 
     def _announce(self, deployment: Manifest, replica_set: Manifest, before: int, after: int) -> None:
         metadata = deployment["metadata"]
@@ -185,18 +160,7 @@ class DeploymentReconciler:
         )
         direction = "up" if after > before else "down"
         note = f"Scaled {direction} replica set {replica_set['metadata']['name']} from {before} to {after}"
-        self._recorder.event(about, "Normal", "ScalingReplicaSet", note)
-
-    async def _report(
-        self, deployment: Manifest, new: Manifest | None, old: list[Manifest], created: str
-    ) -> Result | None:
-        now = self._clock.now()
-        status = deployment_status(deployment, new, old, created, now)
-        if status != (deployment.get("status") or {}):
-            await self._client.update_status(DEPLOYMENTS, {**deployment, "status": status})
-        progressing = conditions.find({"status": status}, "Progressing")
-        due = deadline_in(deployment, progressing, now)
-        return Result(requeue_after=due + 1) if due else None
+        self.recorder.event(about, "Normal", "ScalingReplicaSet", note)
 
 
 def deployment_of_pod(sets: Lister[Manifest]) -> Callable[[Stored[Any]], Iterable[Key]]:
@@ -213,21 +177,7 @@ def deployment_of_pod(sets: Lister[Manifest]) -> Callable[[Stored[Any]], Iterabl
 
 
 def setup(manager: Manager) -> None:
-    deployments, sets = manager.cache.lister(DEPLOYMENTS), manager.cache.lister(REPLICA_SETS)
-    reconciler = DeploymentReconciler(
-        manager.client, deployments, sets, manager.cache.lister(PODS), manager.recorder(NAME), manager.clock
-    )
-    manager.add(
-        Controller(
-            NAME,
-            reconciler,
-            primary=DEPLOYMENTS,
-            owns=(REPLICA_SETS,),
-            watches=(
-                Watch(REPLICA_SETS, adopters(deployments)),
-                # The strategy Recreate waits for the last old pod to go.
-                Watch(PODS, deployment_of_pod(sets), lambda event: event.type is EventType.DELETED),
-            ),
-            max_concurrent=4,
-        )
-    )
+    deployments = Deployments(manager)
+    # The strategy Recreate waits for the last old pod to go.
+    last_pods = Watch(PODS, deployment_of_pod(deployments.children), lambda event: event.type is EventType.DELETED)
+    deployments.add_to(manager, [last_pods])

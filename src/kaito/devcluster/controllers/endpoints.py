@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kaito.devcluster.controllers import pods
-from kaito.devcluster.controllers.replicasets import TERMINATING
+from kaito.devcluster.controllers.workloads import TERMINATING
 from kaito.runtime import (
     ENDPOINT_SLICES,
     ENDPOINTS,

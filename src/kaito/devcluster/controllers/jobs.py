@@ -14,32 +14,20 @@ from datetime import datetime
 from typing import Any, Literal
 
 from kaito.devcluster.controllers import conditions, pods
-from kaito.devcluster.controllers.ownership import adopters, claim
-from kaito.devcluster.controllers.replicasets import TERMINATING
+from kaito.devcluster.controllers.workloads import Workload
 from kaito.runtime import (
     JOBS,
-    PODS,
-    ApiError,
-    Client,
-    Clock,
-    Controller,
-    EventRecorder,
     LabelSelector,
-    Lister,
     Manager,
     Manifest,
     NotFound,
     ObjectMeta,
     ObjectReference,
-    Request,
-    Result,
-    Watch,
     format_time,
     owner_reference,
     parse_time,
 )
 
-NAME = "job-controller"
 INDEX = "batch.kubernetes.io/job-completion-index"
 BACKOFF, MAX_BACKOFF = 10.0, 600.0
 """Seconds before the first retry after a failure, doubled for each further one up to the second number."""
@@ -229,64 +217,35 @@ def ranges(indexes: Iterable[int]) -> str:
     return ",".join(str(group[0]) if len(group) == 1 else f"{group[0]}-{group[-1]}" for group in groups)
 
 
-class JobReconciler:
-    def __init__(
-        self,
-        client: Client,
-        jobs: Lister[Manifest],
-        pod_lister: Lister[Manifest],
-        recorder: EventRecorder,
-        clock: Clock,
-    ) -> None:
-        self._client = client
-        self._jobs = jobs
-        self._pods = pod_lister
-        self._recorder = recorder
-        self._clock = clock
+class Jobs(Workload):
+    name = "job-controller"
+    resource = JOBS
 
-    async def reconcile(self, request: Request) -> Result | None:
-        stored = self._jobs.stored(request.key.name, request.key.namespace)
-        if stored is None or stored.meta.deleting:
+    async def sync(
+        self, workload: Manifest, meta: ObjectMeta, selector: LabelSelector, owned: list[Manifest]
+    ) -> float | None:
+        if meta.deleting:
             return None
-        job, meta = stored.decode(), stored.meta
-        left = expires_in(job, self._clock.now())
+        left = expires_in(workload, self.clock.now())
         if left == 0:
             with contextlib.suppress(NotFound):
-                await self._client.delete(JOBS, meta.name, meta.namespace, uid=meta.uid, propagation="Foreground")
+                await self.client.delete(JOBS, meta.name, meta.namespace, uid=meta.uid, propagation="Foreground")
             return None
-        selector = LabelSelector.from_object(job["spec"]["selector"])
-        assert selector is not None, "the API server sets a selector"
-        owned = await claim(self._client, JOBS, meta, selector, PODS, self._pods.stored_list(meta.namespace))
-        step = plan(job, owned, self._clock.now())
-        try:
-            created = await self._carry_out(job, meta, step)
-        except ApiError as error:
-            if error.has_cause(TERMINATING):
-                return None
-            raise
-        status = dict(step.status)
-        if created:
-            status["active"] = status.get("active", 0) + created
-        if status != (job.get("status") or {}):
-            await self._client.update_status(JOBS, {**job, "status": status})
-            left = expires_in({**job, "status": status}, self._clock.now())
-        if step.event is not None:
-            kind, reason, note = step.event
-            self._recorder.event(ObjectReference.of(JOBS, meta), kind, reason, note)
-        again = min((wait for wait in (step.again, left) if wait is not None), default=None)
-        return None if again is None else Result(requeue_after=max(again, 0.001))
-
-    async def _carry_out(self, job: Manifest, meta: ObjectMeta, step: Plan) -> int:
-        about = ObjectReference.of(JOBS, meta)
+        step = plan(workload, owned, self.clock.now())
         for pod in step.delete:
-            metadata = pod["metadata"]
-            with contextlib.suppress(NotFound):
-                await self._client.delete(PODS, metadata["name"], meta.namespace, uid=metadata["uid"])
-            self._recorder.event(about, "Normal", "SuccessfulDelete", f"Deleted pod: {metadata['name']}")
+            await self.delete_pod(meta, pod)
         for index in step.create:
-            created = await self._client.create(PODS, new_pod(job, meta, index), namespace=meta.namespace)
-            self._recorder.event(about, "Normal", "SuccessfulCreate", f"Created pod: {created['metadata']['name']}")
-        return len(step.create)
+            await self.create_pod(meta, new_pod(workload, meta, index))
+        status = dict(step.status)
+        if step.create:
+            status["active"] = status.get("active", 0) + len(step.create)
+        if status != (workload.get("status") or {}):
+            left = expires_in({**workload, "status": status}, self.clock.now())
+        await self.report(workload, status)
+        if step.event is not None:
+            self.recorder.event(ObjectReference.of(JOBS, meta), *step.event)
+        again = min((wait for wait in (step.again, left) if wait is not None), default=None)
+        return None if again is None else max(again, 0.001)
 
 
 def new_pod(job: Manifest, meta: ObjectMeta, index: int | None) -> Manifest:
@@ -305,15 +264,4 @@ def new_pod(job: Manifest, meta: ObjectMeta, index: int | None) -> Manifest:
 
 
 def setup(manager: Manager) -> None:
-    jobs = manager.cache.lister(JOBS)
-    reconciler = JobReconciler(manager.client, jobs, manager.cache.lister(PODS), manager.recorder(NAME), manager.clock)
-    manager.add(
-        Controller(
-            NAME,
-            reconciler,
-            primary=JOBS,
-            owns=(PODS,),
-            watches=(Watch(PODS, adopters(jobs)),),
-            max_concurrent=4,
-        )
-    )
+    Jobs(manager).add_to(manager)

@@ -13,34 +13,20 @@ from datetime import datetime
 from typing import Any
 
 from kaito.devcluster.controllers import pods, revisions
-from kaito.devcluster.controllers.ownership import adopters, claim
-from kaito.devcluster.controllers.replicasets import TERMINATING
 from kaito.devcluster.controllers.resources import PERSISTENT_VOLUME_CLAIMS
 from kaito.devcluster.controllers.revisions import History, Revisions, template_of
+from kaito.devcluster.controllers.workloads import Workload
 from kaito.runtime import (
     CONTROLLER_REVISIONS,
-    PODS,
     STATEFUL_SETS,
     AlreadyExists,
-    ApiError,
-    Client,
-    Clock,
-    Controller,
-    EventRecorder,
     LabelSelector,
-    Lister,
     Manager,
     Manifest,
-    NotFound,
     ObjectMeta,
-    ObjectReference,
-    Request,
-    Result,
-    Watch,
     owner_reference,
 )
 
-NAME = "statefulset-controller"
 POD_NAME = "statefulset.kubernetes.io/pod-name"
 POD_INDEX = "apps.kubernetes.io/pod-index"
 
@@ -185,50 +171,30 @@ def stateful_set_status(
     return status, pods.soonest(waits)
 
 
-class StatefulSetReconciler:
-    def __init__(
-        self,
-        client: Client,
-        sets: Lister[Manifest],
-        pod_lister: Lister[Manifest],
-        history: Revisions,
-        claims: Lister[Manifest],
-        recorder: EventRecorder,
-        clock: Clock,
-    ) -> None:
-        self._client = client
-        self._sets = sets
-        self._pods = pod_lister
-        self._history = history
-        self._claims = claims
-        self._recorder = recorder
-        self._clock = clock
+class StatefulSets(Workload):
+    name = "statefulset-controller"
+    resource = STATEFUL_SETS
+    created = "create Pod {pod} in StatefulSet {owner} successful"
+    deleted = "delete Pod {pod} in StatefulSet {owner} successful"
 
-    async def reconcile(self, request: Request) -> Result | None:
-        stored = self._sets.stored(request.key.name, request.key.namespace)
-        if stored is None:
-            return None
-        stateful_set, meta = stored.decode(), stored.meta
-        selector = LabelSelector.from_object(stateful_set["spec"]["selector"])
-        assert selector is not None, "the API server requires a selector"
-        owned = await claim(self._client, STATEFUL_SETS, meta, selector, PODS, self._pods.stored_list(meta.namespace))
+    def __init__(self, manager: Manager) -> None:
+        super().__init__(manager)
+        self._claims = manager.cache.lister(PERSISTENT_VOLUME_CLAIMS)
+        self._history = Revisions(manager.client, STATEFUL_SETS, manager.cache.lister(CONTROLLER_REVISIONS))
+
+    async def sync(
+        self, workload: Manifest, meta: ObjectMeta, selector: LabelSelector, owned: list[Manifest]
+    ) -> float | None:
         if meta.deleting:
             return None
-        try:
-            history = await self._history.sync(stateful_set, meta, selector)
-            current = self._current(stateful_set, history)
-            owned = await self._act(stateful_set, meta, owned, current, history)
-        except ApiError as error:
-            if error.has_cause(TERMINATING):
-                return None
-            raise
-        now = self._clock.now()
-        status, again = stateful_set_status(stateful_set, owned, current, history.name, now)
-        if status != (stateful_set.get("status") or {}):
-            await self._client.update_status(STATEFUL_SETS, {**stateful_set, "status": status})
+        history = await self._history.sync(workload, meta, selector)
+        current = self._current(workload, history)
+        owned = await self._act(workload, meta, owned, current, history)
+        status, again = stateful_set_status(workload, owned, current, history.name, self.clock.now())
+        await self.report(workload, status)
         live = {revision_of(pod) for pod in owned} | {current}
-        await self._history.truncate(history, live, stateful_set["spec"].get("revisionHistoryLimit", 10))
-        return Result(requeue_after=again) if again else None
+        await self._history.truncate(history, live, workload["spec"].get("revisionHistoryLimit", 10))
+        return again
 
     def _current(self, stateful_set: Manifest, history: History) -> str:
         known = (stateful_set.get("status") or {}).get("currentRevision", "")
@@ -238,50 +204,22 @@ class StatefulSetReconciler:
         self, stateful_set: Manifest, meta: ObjectMeta, owned: list[Manifest], current: str, history: History
     ) -> list[Manifest]:
         numbered = {number: pod for pod in owned if (number := ordinal_of(stateful_set, pod)) is not None}
-        about = ObjectReference.of(STATEFUL_SETS, meta)
-        for action in plan(stateful_set, numbered, current, history.name, self._clock.now()):
+        for action in plan(stateful_set, numbered, current, history.name, self.clock.now()):
             if isinstance(action, Create):
                 await self._ensure_claims(stateful_set, meta, action.ordinal)
                 revision = history.find(action.revision) or history.update
                 pod = new_pod(stateful_set, owner_reference(STATEFUL_SETS, meta), action, revision)
-                name = pod["metadata"]["name"]
-                owned = [*owned, await self._client.create(PODS, pod, namespace=meta.namespace)]
-                note = f"create Pod {name} in StatefulSet {meta.name} successful"
-                self._recorder.event(about, "Normal", "SuccessfulCreate", note)
+                owned = [*owned, await self.create_pod(meta, pod)]
             else:
-                metadata = action.pod["metadata"]
-                with contextlib.suppress(NotFound):
-                    await self._client.delete(PODS, metadata["name"], meta.namespace, uid=metadata["uid"])
-                note = f"delete Pod {metadata['name']} in StatefulSet {meta.name} successful"
-                self._recorder.event(about, "Normal", "SuccessfulDelete", note)
+                await self.delete_pod(meta, action.pod)
         return owned
 
     async def _ensure_claims(self, stateful_set: Manifest, meta: ObjectMeta, ordinal: int) -> None:
         for item in new_claims(stateful_set, ordinal):
             if self._claims.stored(item["metadata"]["name"], meta.namespace) is None:
                 with contextlib.suppress(AlreadyExists):
-                    await self._client.create(PERSISTENT_VOLUME_CLAIMS, item, namespace=meta.namespace)
+                    await self.client.create(PERSISTENT_VOLUME_CLAIMS, item, namespace=meta.namespace)
 
 
 def setup(manager: Manager) -> None:
-    cache = manager.cache
-    sets = cache.lister(STATEFUL_SETS)
-    reconciler = StatefulSetReconciler(
-        manager.client,
-        sets,
-        cache.lister(PODS),
-        Revisions(manager.client, STATEFUL_SETS, cache.lister(CONTROLLER_REVISIONS)),
-        cache.lister(PERSISTENT_VOLUME_CLAIMS),
-        manager.recorder(NAME),
-        manager.clock,
-    )
-    manager.add(
-        Controller(
-            NAME,
-            reconciler,
-            primary=STATEFUL_SETS,
-            owns=(PODS,),
-            watches=(Watch(PODS, adopters(sets)),),
-            max_concurrent=4,
-        )
-    )
+    StatefulSets(manager).add_to(manager)
