@@ -96,8 +96,8 @@ def test_logs_follow_and_remember(host: DevCluster) -> None:
         assert follower.stdout is not None
         assert "command of the manifest" in follower.stdout.readline()
         host.kubectl("delete", "pod", "twice")
-        assert follower.communicate(timeout=30)[0] == "attempt\n"
-        assert follower.returncode == 0
+        assert follower.stdout.read() == "attempt\n"
+        assert follower.wait(timeout=30) == 0
 
 
 def test_exec_is_refused_with_words_and_simulated_pods_have_nothing_to_attach_to(host: DevCluster) -> None:

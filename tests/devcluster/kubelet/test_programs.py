@@ -105,6 +105,9 @@ def test_downloads_pulls_and_curl() -> None:
     assert built("docker.io/curlimages/curl", "-s", "http://x/").command == ("curl", "-s", "http://x/")
     pulled = built("kaito-tuning:1", "kaito", "oci", "pull", "a/b:1", "/mnt/adapter/x", mounts=("/mnt/adapter",))
     assert pulled.command[1:] == ("-m", "kaito", "oci", "pull", "a/b:1", "/pod/mnt/adapter/x")
+    outside = ("kaito", "oci", "push", "/home/me", "a/b:1", "--config=/etc/x", "../../y", "--path=data")
+    confined = ("/pod/home/me", "a/b:1", "--config=/pod/etc/x", "/pod/y", "--path=data")
+    assert built("kaito-tuning:1", *outside).command[5:] == confined
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def _pusher(invocation: Invocation) -> Program:
 
 
 def _oci(invocation: Invocation) -> Program:
-    return Program(_module("kaito", *invocation.words[1:]))
+    return Program(_module("kaito", *map(invocation.root.confine, invocation.words[1:])))
 
 
 def _curl(invocation: Invocation) -> Program:

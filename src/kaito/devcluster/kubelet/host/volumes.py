@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -137,6 +138,14 @@ class Root:
     def of(self, path: str) -> str:
         """The path on this machine of an absolute ``path`` of the container."""
         return f"{self.path}{path}"
+
+    def confine(self, word: str) -> str:
+        """A word of a command, after :meth:`translate`, with every path in it kept within the folder."""
+        flag, equals, path = word.rpartition("=") if word.startswith("-") else ("", "", word)
+        if not path.startswith("/") and ".." not in path.split("/"):
+            return word
+        below = posixpath.normpath(f"/{path.removeprefix(str(self.path))}")
+        return f"{flag}{equals}{self.of('/' + below.lstrip('/'))}"
 
     def translate(self, text: str) -> str:
         """``text`` with the paths in it that lie below mount paths replaced by those on this machine."""
