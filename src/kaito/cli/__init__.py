@@ -14,4 +14,4 @@ def kubectl_plugin() -> None:
     """Entry point of ``kubectl-kaito``, which kubectl runs as ``kubectl kaito``."""
     from kaito.cli.app import build
 
-    build(plugin=True)(prog_name="kubectl kaito")
+    build(plugin=True, completes=False)(prog_name="kubectl kaito")
