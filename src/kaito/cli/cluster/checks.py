@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
 from kaito.api import labels
 from kaito.cli.cluster.picture import picture
 from kaito.cli.cluster.render import duration
@@ -39,9 +41,6 @@ WEBHOOKS = manifest_resource(
     "ValidatingWebhookConfiguration",
     "validatingwebhookconfigurations",
     namespaced=False,
-)
-REVIEWS = manifest_resource(
-    "authorization.k8s.io", "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews", namespaced=False
 )
 OPERATOR = LabelSelector.of({"app.kubernetes.io/name": "kaito"})
 WANTED = (
@@ -80,8 +79,6 @@ async def examine(client: Client, namespace: str) -> list[Verdict]:
 
 
 async def _cluster(client: Client, _: str) -> AsyncIterator[Verdict]:
-    import msgspec
-
     answer = await client.rest.send("GET", "version")
     version = msgspec.json.decode(answer.body, type=dict)
     yield Verdict("ok", "cluster", f"Kubernetes {version.get('gitVersion')} answers")
@@ -93,8 +90,9 @@ async def _permissions(client: Client, namespace: str) -> AsyncIterator[Verdict]
         name, _, subresource = resource.partition("/")
         wanted = {"namespace": namespace, "group": group, "resource": name, "subresource": subresource, "verb": verb}
         review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
-        answer = await client.create(REVIEWS, review | {"spec": {"resourceAttributes": wanted}})
-        if not (answer.get("status") or {}).get("allowed"):
+        body = msgspec.json.encode(review | {"spec": {"resourceAttributes": wanted}})
+        answer = await client.rest.send("POST", "apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=body)
+        if not msgspec.json.decode(answer.body, type=dict)["status"].get("allowed"):
             refused.append(f"{verb} {resource}")
     if refused:
         yield Verdict(
@@ -133,20 +131,32 @@ async def _operator(client: Client, _: str) -> AsyncIterator[Verdict]:
     deployments = await client.list(DEPLOYMENTS, labels=OPERATOR)
     for deployment in deployments:
         where = f"{deployment['metadata']['namespace']}/{deployment['metadata']['name']}"
-        wanted = int(deployment["spec"].get("replicas", 1))
-        ready = int((deployment.get("status") or {}).get("readyReplicas") or 0)
+        wanted, ready = _replicas(deployment)
         image = deployment["spec"]["template"]["spec"]["containers"][0].get("image")
-        says = f"{where}: {ready} of {wanted} ready, {image}"
-        namespace = deployment["metadata"]["namespace"]
-        advice = "" if ready else f"kubectl -n {namespace} logs deployment/{deployment['metadata']['name']}"
-        yield Verdict("ok" if ready >= wanted else "warn" if ready else "fail", "operator", says, advice)
-    leases = [each for each in await client.list(LEASES) if each["metadata"]["name"].startswith("kaito")]
+        if not wanted:
+            yield Verdict("note", "operator", f"{where} is scaled to zero")
+            continue
+        level: Level = "ok" if ready >= wanted else "warn" if ready else "fail"
+        namespace, name = deployment["metadata"]["namespace"], deployment["metadata"]["name"]
+        advice = "" if level == "ok" else f"kubectl -n {namespace} logs deployment/{name}"
+        yield Verdict(level, "operator", f"{where}: {ready} of {wanted} ready, {image}", advice)
+    leases = [
+        each
+        for each in await client.list(LEASES)
+        if each["metadata"]["name"].startswith("kaito") and each["metadata"]["namespace"] != "kube-node-lease"
+    ]
     for lease in leases:
         yield _leader(lease)
     if not deployments and not leases:
         yield Verdict(
             "fail", "operator", "there is none in this cluster", "kubectl apply -k config/overlays/aks (docs/deploy.md)"
         )
+
+
+def _replicas(deployment: Manifest) -> tuple[int, int]:
+    """Wanted and ready."""
+    wanted = int(deployment["spec"].get("replicas", 1))
+    return wanted, int((deployment.get("status") or {}).get("readyReplicas") or 0)
 
 
 def _leader(lease: Manifest) -> Verdict:
@@ -189,7 +199,7 @@ async def _identity(client: Client, _: str) -> AsyncIterator[Verdict]:
             deployment["metadata"]["namespace"],
             deployment["spec"]["template"]["spec"]["containers"][0],
         )
-        if not any("machine" in str(argument) for argument in container.get("args") or ()):
+        if not _replicas(deployment)[0] or not any("machine" in str(word) for word in container.get("args") or ()):
             continue
         given = {each["name"]: each.get("value", "…") for each in container.get("env") or ()}
         for source in container.get("envFrom") or ():
