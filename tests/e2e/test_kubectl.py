@@ -386,3 +386,14 @@ def test_server_side_apply_takes_over_what_was_applied_before(kubectl: Kubectl) 
     assert kubectl.json("get", "configmap", "a")["data"] == {"x": "3"}
     assert kubectl.apply(config_map("a", x="4", z="5")) == "configmap/a configured\n"
     assert kubectl.json("get", "configmap", "a")["data"] == {"x": "4", "z": "5"}
+
+
+def test_workloads_are_created_without_a_manifest(kubectl: Kubectl) -> None:
+    kubectl("create", "deployment", "web", "--image=nginx", "--replicas=2", "--port=80")
+    kubectl("rollout", "status", "deployment/web", "--timeout=40s")
+    kubectl("create", "job", "once", "--image=busybox", "--", "date")
+    kubectl("wait", "--for=condition=Complete", "job/once", "--timeout=40s")
+    kubectl("create", "cronjob", "often", "--image=busybox", "--schedule=*/5 * * * *", "--", "date", "-u")
+    kubectl("create", "job", "now", "--from=cronjob/often")
+    (container,) = kubectl.json("get", "job", "now")["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["date", "-u"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 from typing import Any
 
 import pytest
@@ -34,6 +35,10 @@ CREATIONS = [
     "service nodeport web --tcp=80:http --node-port=30000",
     "service clusterip headless --clusterip=None",
     "service externalname out --external-name=example.com",
+    "deployment web --image=nginx --image=busybox --replicas=0",
+    "deployment web --image=nginx --port=80 -- sleep 1",
+    "job once --image=busybox -- date -u",
+    "cronjob often --image=busybox --schedule='*/5 * * * *' --restart=Never",
 ]
 
 
@@ -47,12 +52,12 @@ def _meaning(value: Any) -> Any:
 
 
 def test_what_kubectl_creates_is_what_its_dry_run_prints(recorder: Any) -> None:
-    for command in CREATIONS:
+    for command in map(shlex.split, CREATIONS):
         recorder.requests.clear()
-        recorder.run("create", *command.split())
+        recorder.run("create", *command)
         sent = next(item for item in recorder.requests if item.method == "POST")
         assert sent.content_type == "application/vnd.kubernetes.protobuf", command
-        printed = recorder.run("create", *command.split(), "--dry-run=client", "-o", "json")
+        printed = recorder.run("create", "--dry-run=client", "-o", "json", *command)
         assert _meaning(decode(sent.body)) == _meaning(json.loads(printed.stdout)), command
 
 
@@ -78,10 +83,91 @@ def test_reviews_and_tokens(recorder: Any, command: str, spec: dict[str, Any] | 
         assert decoded["spec"] == spec
 
 
-def test_a_kind_outside_the_table_is_refused_with_the_way_around(recorder: Any) -> None:
-    recorder.run("create", "job", "once", "--image=busybox")
-    with pytest.raises(UnsupportedMediaType, match=r"Job in batch/v1 .*--dry-run=client -o yaml \| kubectl apply -f -"):
-        decode(recorder.requests[-1].body)
+def test_a_kind_outside_the_table_is_refused_with_the_way_around() -> None:
+    body = MAGIC + _field(1, _field(1, b"storage.k8s.io/v1") + _field(2, b"StorageClass"))
+    with pytest.raises(UnsupportedMediaType, match=r"StorageClass in storage.k8s.io/v1 .*\| kubectl apply -f -"):
+        decode(body)
+
+
+JOB_TEMPLATE: dict[str, Any] = {
+    "metadata": {"labels": {"a": "b"}},
+    "spec": {
+        "backoffLimit": 0,
+        "suspend": False,
+        "template": {
+            "metadata": {"annotations": {"c": "d"}},
+            "spec": {
+                "restartPolicy": "Never",
+                "automountServiceAccountToken": False,
+                "terminationGracePeriodSeconds": 0,
+                "securityContext": {"runAsUser": 0},
+                "tolerations": [{"key": "sku", "operator": "Exists", "tolerationSeconds": 0}],
+                "affinity": {
+                    "nodeAffinity": {
+                        "requiredDuringSchedulingIgnoredDuringExecution": {
+                            "nodeSelectorTerms": [
+                                {"matchExpressions": [{"key": "k", "operator": "In", "values": ["v", "w"]}]}
+                            ]
+                        }
+                    }
+                },
+                "volumes": [
+                    {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+                    {"name": "empty", "emptyDir": {}},
+                    {"name": "settings", "configMap": {"name": "cm", "optional": False, "defaultMode": 256}},
+                    {
+                        "name": "all",
+                        "projected": {"sources": [{"secret": {"name": "s", "items": [{"key": "k", "path": "p"}]}}]},
+                    },
+                    {"name": "claim", "persistentVolumeClaim": {"claimName": "c"}},
+                ],
+                "containers": [
+                    {
+                        "name": "main",
+                        "image": "i",
+                        "command": ["sh", "-c"],
+                        "args": ["exit 0"],
+                        "env": [
+                            {"name": "A", "value": "1"},
+                            {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k", "optional": True}}},
+                            {"name": "C", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+                        ],
+                        "ports": [{"containerPort": 80, "name": "http"}],
+                        "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 3},
+                        "livenessProbe": {"tcpSocket": {"port": 80}},
+                        "resources": {"limits": {"nvidia.com/gpu": "1"}, "requests": {"cpu": "100m"}},
+                        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm", "readOnly": True}],
+                        "securityContext": {"privileged": False, "capabilities": {"drop": ["ALL"]}},
+                    }
+                ],
+            },
+        },
+    },
+}
+
+
+def test_a_job_from_a_cronjob_has_all_of_its_template(recorder: Any) -> None:
+    group = {"groupVersion": "batch/v1", "version": "v1"}
+    groups = [{"name": "batch", "versions": [group], "preferredVersion": group}]
+    recorder.serve("/apis", {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+    resources = [
+        {"name": name, "kind": kind, "namespaced": True, "verbs": ["create", "get"], "singularName": ""}
+        for name, kind in (("cronjobs", "CronJob"), ("jobs", "Job"))
+    ]
+    recorder.serve("/apis/batch/v1", {"kind": "APIResourceList", "groupVersion": "batch/v1", "resources": resources})
+    cron = {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {"name": "often", "namespace": "default", "uid": "u"},
+        "spec": {"schedule": "* * * * *", "jobTemplate": JOB_TEMPLATE},
+    }
+    recorder.serve("/apis/batch/v1/namespaces/default/cronjobs/often", cron)
+    recorder.run("create", "job", "once", "--from=cronjob/often")
+    decoded = decode(recorder.requests[-1].body)
+    assert decoded["spec"] == JOB_TEMPLATE["spec"]
+    assert decoded["metadata"]["labels"] == {"a": "b"}
+    (owner,) = decoded["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["controller"]) == ("CronJob", True)
 
 
 def _field(number: int, payload: bytes) -> bytes:

@@ -18,7 +18,7 @@ Looser than a real server:
 * Custom resources are neither pruned nor defaulted anew when read through another version or a changed schema, and
   conversion webhooks are not called. CRD names in protected groups need no approval annotation.
 * PUT never creates. A null within a list of a built-in object is refused.
-* Protobuf bodies are read for the kinds that kubectl creates directly, except those with a pod template.
+* Protobuf bodies are read for the kinds that kubectl creates directly, and for workloads.
 * The anonymous get 401 everywhere but on health and version; a stock server answers some of that with 403.
 * Lists of an exact resource version reach back as far as the window of changes, not five minutes.
 * Events expire after an hour at a pace of one sweep a minute.

@@ -1,7 +1,7 @@
 """Protobuf request bodies, which ``kubectl`` from 1.32 on sends from its typed clients. Replies are always JSON.
 
-A body is ``k8s\\0`` and a ``runtime.Unknown`` message around the object. The table below holds the messages of the
-kinds that kubectl creates without a manifest; field numbers are those of the API's ``generated.proto`` files.
+A body is ``k8s\\0`` and a ``runtime.Unknown`` message around the object. ``data/protobuf-1.32.txt`` holds the messages of the
+kinds that kubectl creates without a manifest, by the descriptors of the API's ``generated.proto`` files.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import base64
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from kaito.runtime import BadRequest, UnsupportedMediaType
@@ -19,84 +20,9 @@ if TYPE_CHECKING:
 
 MAGIC: Final = b"k8s\x00"
 
-_MESSAGES: Final = {
-    # Each field is number:name=type. No type is a string; * repeats, % maps strings to the type, and ? is a pointer in
-    # Go, whose zero value is kept: others are always written and absent from JSON when zero.
-    "Unknown": "1:typeMeta=TypeMeta 2:raw=raw 3:contentEncoding 4:contentType",
-    "TypeMeta": "1:apiVersion 2:kind",
-    "ObjectMeta": "1:name 2:generateName 3:namespace 4:selfLink 5:uid 6:resourceVersion 7:generation=int "
-    "8:creationTimestamp=Time 9:deletionTimestamp=Time 10:deletionGracePeriodSeconds=?int 11:labels=%string "
-    "12:annotations=%string 13:ownerReferences=*OwnerReference 14:finalizers=*string",
-    "OwnerReference": "1:kind 3:name 4:uid 5:apiVersion 6:controller=?bool 7:blockOwnerDeletion=?bool",
-    "LabelSelector": "1:matchLabels=%string 2:matchExpressions=*SelectorRequirement",
-    "SelectorRequirement": "1:key 2:operator 3:values=*string",
-    "ObjectReference": "1:kind 2:namespace 3:name 4:uid 5:apiVersion 6:resourceVersion 7:fieldPath",
-    "LocalObjectReference": "1:name",
-    "DeleteOptions": "1:gracePeriodSeconds=?int 2:preconditions=Preconditions 3:orphanDependents=?bool "
-    "4:propagationPolicy=?string 5:dryRun=*string",
-    "Preconditions": "1:uid=?string 2:resourceVersion=?string",
-    "Namespace": "1:metadata=ObjectMeta 2:spec=NamespaceSpec 3:status=NamespaceStatus",
-    "NamespaceSpec": "1:finalizers=*string",
-    "NamespaceStatus": "1:phase",
-    "ConfigMap": "1:metadata=ObjectMeta 2:data=%string 3:binaryData=%bytes 4:immutable=?bool",
-    "Secret": "1:metadata=ObjectMeta 2:data=%bytes 3:type 4:stringData=%string 5:immutable=?bool",
-    "ServiceAccount": "1:metadata=ObjectMeta 2:secrets=*ObjectReference 3:imagePullSecrets=*LocalObjectReference "
-    "4:automountServiceAccountToken=?bool",
-    "Binding": "1:metadata=ObjectMeta 2:target=ObjectReference",
-    "ResourceQuota": "1:metadata=ObjectMeta 2:spec=ResourceQuotaSpec",
-    "ResourceQuotaSpec": "1:hard=%Quantity 2:scopes=*string",
-    "Service": "1:metadata=ObjectMeta 2:spec=ServiceSpec",
-    "ServiceSpec": "1:ports=*ServicePort 2:selector=%string 3:clusterIP 4:type 5:externalIPs=*string 7:sessionAffinity "
-    "8:loadBalancerIP 9:loadBalancerSourceRanges=*string 10:externalName 11:externalTrafficPolicy "
-    "12:healthCheckNodePort=int 13:publishNotReadyAddresses=bool 17:ipFamilyPolicy=?string 18:clusterIPs=*string "
-    "19:ipFamilies=*string 20:allocateLoadBalancerNodePorts=?bool 21:loadBalancerClass=?string "
-    "22:internalTrafficPolicy=?string",
-    "ServicePort": "1:name 2:protocol 3:port=int 4:targetPort=IntOrString 5:nodePort=int 6:appProtocol=?string",
-    "Role": "1:metadata=ObjectMeta 2:rules=*PolicyRule",
-    "ClusterRole": "1:metadata=ObjectMeta 2:rules=*PolicyRule 3:aggregationRule=AggregationRule",
-    "AggregationRule": "1:clusterRoleSelectors=*LabelSelector",
-    "PolicyRule": "1:verbs=*string 2:apiGroups=*string 3:resources=*string 4:resourceNames=*string "
-    "5:nonResourceURLs=*string",
-    "RoleBinding": "1:metadata=ObjectMeta 2:subjects=*Subject 3:roleRef=RoleRef",
-    "ClusterRoleBinding": "1:metadata=ObjectMeta 2:subjects=*Subject 3:roleRef=RoleRef",
-    "Subject": "1:kind 2:apiGroup 3:name 4:namespace",
-    "RoleRef": "1:apiGroup 2:kind 3:name",
-    "SelfSubjectAccessReview": "1:metadata=ObjectMeta 2:spec=AccessReviewSpec",
-    "SubjectAccessReview": "1:metadata=ObjectMeta 2:spec=AccessReviewSpec",
-    "LocalSubjectAccessReview": "1:metadata=ObjectMeta 2:spec=AccessReviewSpec",
-    "AccessReviewSpec": "1:resourceAttributes=?ResourceAttributes 2:nonResourceAttributes=?NonResourceAttributes "
-    "3:user 4:groups=*string 5:extra=%ExtraValue 6:uid",
-    "ResourceAttributes": "1:namespace 2:verb 3:group 4:version 5:resource 6:subresource 7:name",
-    "NonResourceAttributes": "1:path 2:verb",
-    "ExtraValue": "1:items=*string",
-    "SelfSubjectRulesReview": "1:metadata=ObjectMeta 2:spec=RulesReviewSpec",
-    "RulesReviewSpec": "1:namespace",
-    "TokenRequest": "1:metadata=ObjectMeta 2:spec=TokenRequestSpec",
-    "TokenRequestSpec": "1:audiences=*string 3:boundObjectRef=BoundObjectReference 4:expirationSeconds=?int",
-    "BoundObjectReference": "1:kind 2:apiVersion 3:name 4:uid",
-    "TokenReview": "1:metadata=ObjectMeta 2:spec=TokenReviewSpec",
-    "TokenReviewSpec": "1:token 2:audiences=*string",
-    "SelfSubjectReview": "1:metadata=ObjectMeta",
-    "Eviction": "1:metadata=ObjectMeta 2:deleteOptions=DeleteOptions",
-    "PodDisruptionBudget": "1:metadata=ObjectMeta 2:spec=PodDisruptionBudgetSpec",
-    "PodDisruptionBudgetSpec": "1:minAvailable=?IntOrString 2:selector=?LabelSelector 3:maxUnavailable=?IntOrString "
-    "4:unhealthyPodEvictionPolicy=?string",
-    "PriorityClass": "1:metadata=ObjectMeta 2:value=?int 3:globalDefault=bool 4:description 5:preemptionPolicy=?string",
-    "Ingress": "1:metadata=ObjectMeta 2:spec=IngressSpec",
-    "IngressSpec": "1:defaultBackend=IngressBackend 2:tls=*IngressTLS 3:rules=*IngressRule 4:ingressClassName=?string",
-    "IngressTLS": "1:hosts=*string 2:secretName",
-    "IngressRule": "1:host 2:=IngressRuleValue",
-    "IngressRuleValue": "1:http=HTTPIngressRuleValue",
-    "HTTPIngressRuleValue": "1:paths=*HTTPIngressPath",
-    "HTTPIngressPath": "1:path 2:backend=IngressBackend 3:pathType=?string",
-    "IngressBackend": "3:resource=TypedObjectReference 4:service=IngressServiceBackend",
-    "TypedObjectReference": "1:apiGroup=?string 2:kind 3:name",
-    "IngressServiceBackend": "1:name 2:port=ServiceBackendPort",
-    "ServiceBackendPort": "1:name 2:number=int",
-}
-
 _KINDS: Final = {
-    "v1": ("Binding", "ConfigMap", "Namespace", "ResourceQuota", "Secret", "Service", "ServiceAccount"),
+    "v1": ("Binding", "ConfigMap", "Namespace", "Pod", "ResourceQuota", "Secret", "Service", "ServiceAccount"),
+    "apps/v1": ("DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"),
     "authentication.k8s.io/v1": ("SelfSubjectReview", "TokenRequest", "TokenReview"),
     "authorization.k8s.io/v1": (
         "LocalSubjectAccessReview",
@@ -104,6 +30,8 @@ _KINDS: Final = {
         "SelfSubjectRulesReview",
         "SubjectAccessReview",
     ),
+    "autoscaling/v2": ("HorizontalPodAutoscaler",),
+    "batch/v1": ("CronJob", "Job"),
     "networking.k8s.io/v1": ("Ingress",),
     "policy/v1": ("Eviction", "PodDisruptionBudget"),
     "rbac.authorization.k8s.io/v1": ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"),
@@ -146,9 +74,20 @@ def decode(body: bytes) -> dict[str, Json]:
 
 
 @cache
+def _messages() -> dict[str, str]:
+    """The fields of each message, as ``number:name=type``.
+
+    No type is a string; ``*`` repeats, ``%`` maps strings to the type, and ``?`` is a pointer in Go, whose zero value is kept:
+    others are always written, and absent from JSON when zero.
+    """
+    text = files("kaito.devcluster.apiserver").joinpath("data/protobuf-1.32.txt").read_text("utf-8")
+    return {name: fields for name, _, fields in (line.partition(" ") for line in text.splitlines())}
+
+
+@cache
 def _fields(message: str) -> dict[int, _Field]:
     fields = {}
-    for entry in _MESSAGES[message].split():
+    for entry in _messages()[message].split():
         number, _, rest = entry.partition(":")
         name, _, kind = rest.partition("=")
         kind = kind or "string"
