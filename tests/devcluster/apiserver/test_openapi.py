@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kaito.devcluster.apiserver import openapi_protobuf, openapi_v2
 from kaito.devcluster.apiserver.builtins import BUILTINS, ResourceInfo, SubresourceInfo
 from kaito.devcluster.apiserver.openapi import group_version_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from devcluster.harness import Kube
 
 STATUS = SubresourceInfo("Widget", "example.com", "v1", ("get", "patch", "update"))
 WIDGET = ResourceInfo(
@@ -30,7 +33,7 @@ WIDGET_SCHEMA = {
 VERSIONS = sorted({(info.group, info.version) for info in BUILTINS})
 
 
-def _document(group: str, version: str) -> bytes:
+def _document(group: str, version: str) -> dict[str, Any]:
     infos = [info for info in BUILTINS if (info.group, info.version) == (group, version)]
     return group_version_document(group, version, infos, {})
 
@@ -49,7 +52,7 @@ def _references(value: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize(("group", "version"), VERSIONS)
 def test_a_document_is_closed_and_has_what_kubectl_needs(group: str, version: str) -> None:
-    document = json.loads(_document(group, version))
+    document = _document(group, version)
     assert set(_references(document)) <= set(document["components"]["schemas"])
     operations = [item for path in document["paths"].values() for key, item in path.items() if key != "parameters"]
     assert len({item["operationId"] for item in operations}) == len(operations)
@@ -62,7 +65,7 @@ def test_a_document_is_closed_and_has_what_kubectl_needs(group: str, version: st
 
 
 def test_a_custom_resource_has_metadata_and_a_list() -> None:
-    document = json.loads(group_version_document("example.com", "v1", [WIDGET], {"Widget": WIDGET_SCHEMA}))
+    document = group_version_document("example.com", "v1", [WIDGET], {"Widget": WIDGET_SCHEMA})
     schema = document["components"]["schemas"]["com.example.v1.Widget"]
     assert schema["properties"]["metadata"]["allOf"][0]["$ref"].endswith(".ObjectMeta")
     assert schema["x-kubernetes-group-version-kind"] == [{"group": "example.com", "version": "v1", "kind": "Widget"}]
@@ -130,3 +133,53 @@ def test_kubectl_apply_finds_merge_keys_in_it(recorder: Any) -> None:
     spec = json.loads(sent.body)["spec"]["template"]["spec"]
     assert spec["$setElementOrder/containers"] == [{"name": "b"}, {"name": "c"}]
     assert {"$patch": "delete", "name": "a"} in spec["containers"]
+
+
+def test_version_2_says_the_same_of_everything() -> None:
+    parts = [_document(group, version) for group, version in VERSIONS]
+    schema = {
+        "type": "object",
+        "properties": {
+            "port": {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]},
+            "maybe": {"type": "string", "nullable": True, "description": "It may be null."},
+            "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+        },
+    }
+    parts.append(group_version_document("example.com", "v1", [WIDGET], {"Widget": schema}))
+    whole = openapi_v2.document(parts)
+    assert {path for part in parts for path in part["paths"]} == whole["paths"].keys()
+    assert "#/components" not in json.dumps(whole)
+    for name in _references(whole["definitions"]):
+        assert name.removeprefix("#/definitions/") in whole["definitions"]
+    for item in whole["paths"].values():
+        for method in item.keys() - {"parameters"}:
+            assert item[method]["x-kubernetes-group-version-kind"]["kind"]
+    metadata = whole["definitions"]["io.k8s.api.core.v1.Pod"]["properties"]["metadata"]
+    assert metadata["$ref"] == "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
+    widget = whole["definitions"]["com.example.v1.Widget"]["properties"]
+    assert widget["port"] == {"x-kubernetes-int-or-string": True}
+    assert widget["maybe"] == {"description": "It may be null."}
+    assert widget["free"] == {"x-kubernetes-preserve-unknown-fields": True}
+
+
+def test_kubectl_explains_by_version_2_too(recorder: Any) -> None:
+    _serve(recorder)
+    parts = [_document("apps", "v1"), group_version_document("example.com", "v1", [WIDGET], {"Widget": WIDGET_SCHEMA})]
+    recorder.serve("/openapi/v2", openapi_protobuf.document(openapi_v2.document(parts)))
+    shown = recorder.run("explain", "widget.resource", "--output=plaintext-openapiv2")
+    assert "How large it is." in shown.stdout, shown.stderr
+    assert "-required-" in shown.stdout
+    built_in = recorder.run("explain", "deployment.spec.replicas", "--output=plaintext-openapiv2")
+    assert "FIELD:    replicas <integer>" in built_in.stdout, built_in.stderr
+
+
+async def test_version_2_is_served_as_json_and_protobuf(kube: Kube) -> None:
+    plain = await kube.get("/openapi/v2")
+    assert plain.body["swagger"] == "2.0"
+    tag = plain.headers["ETag"]
+    assert (await kube.call("GET", "/openapi/v2", headers={"If-None-Match": tag})).status == 304
+    for accept in openapi_v2.PROTOBUF_TYPES:
+        url = f"{kube.server.url}/openapi/v2"
+        async with kube.session.get(url, headers={"Accept": accept, "Authorization": f"Bearer {kube.token}"}) as answer:
+            assert answer.headers["Content-Type"] == openapi_v2.PROTOBUF
+            assert (await answer.read()).startswith(b"\n\x032.0")

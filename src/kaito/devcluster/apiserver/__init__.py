@@ -3,8 +3,7 @@
 It speaks the wire protocol of Kubernetes 1.32 over TLS on loopback, keeps its state in memory, and aims to be honest:
 what passes here passes on a real server. Where it falls short it answers 501 or is listed here.
 
-Not implemented, and refused: exec, the proxy of nodes, protobuf and CBOR replies, ``/openapi/v2``, the
-deprecated ``/watch/`` paths.
+Not implemented, and refused: exec, the proxy of nodes, protobuf and CBOR replies, the deprecated ``/watch/`` paths.
 
 Looser than a real server:
 

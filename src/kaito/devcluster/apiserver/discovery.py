@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from kaito.devcluster.apiserver import openapi
+from kaito.devcluster.apiserver import openapi, openapi_protobuf, openapi_v2
 from kaito.devcluster.apiserver.negotiation import JSON, media_type
 from kaito.devcluster.apiserver.replies import Reply
 from kaito.devcluster.apiserver.store import encode
@@ -34,6 +34,8 @@ VERSION = {
 AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 _VERSION_NAME = re.compile(r"v(\d+)(?:(alpha|beta)(\d+))?\Z")
 _STABILITY = {"alpha": 0, "beta": 1, None: 2}
+_ROOTS = ("/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version")
+_OPENAPI_V2_TYPES = (*openapi_v2.PROTOBUF_TYPES, JSON, "*/*")
 _IMMUTABLE = "public, immutable, max-age=31536000"
 
 
@@ -67,6 +69,8 @@ class Discovery:
                 return self._document(f"group/{group}", lambda: self._api_group(group, top=True))
             case ["apis", group, version] if self._registry.serves(group, version):
                 return self._document(f"resources/{group}/{version}", lambda: self._resource_list(group, version))
+            case ["openapi", "v2"]:
+                return self._openapi_v2(accept, if_none_match)
             case ["openapi", "v3"]:
                 return self._document("openapi", self._openapi_index)
             case ["openapi", "v3", "api", version] if self._registry.serves("", version):
@@ -75,7 +79,20 @@ class Discovery:
                 return self._openapi(group, version, if_none_match)
             case [""]:
                 return Reply(
-                    encode({"paths": ["/api", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]})
+                    encode(
+                        {
+                            "paths": [
+                                "/api",
+                                "/apis",
+                                "/healthz",
+                                "/livez",
+                                "/openapi/v2",
+                                "/openapi/v3",
+                                "/readyz",
+                                "/version",
+                            ]
+                        }
+                    )
                 )
         return None
 
@@ -166,12 +183,32 @@ class Discovery:
     def _openapi(self, group: str, version: str, if_none_match: str) -> Reply:
         body = self._memoized(
             f"openapi/{group}/{version}",
-            lambda: openapi.group_version_document(
-                group, version, self._infos(group, version), self._definitions.schemas(group, version)
-            ),
+            lambda: encode(self._openapi_document(group, version)),
         )
         headers = {"Cache-Control": _IMMUTABLE, "Vary": "Accept"}
         return _conditional(body, self._fingerprint(group, version), if_none_match, JSON, headers)
+
+    def _openapi_document(self, group: str, version: str) -> dict[str, Any]:
+        return openapi.group_version_document(
+            group, version, self._infos(group, version), self._definitions.schemas(group, version)
+        )
+
+    def _openapi_v2(self, accept: str, if_none_match: str) -> Reply:
+        def build() -> dict[str, Any]:
+            places = [(group, version) for group in ("", *self._group_names()) for version in self._versions(group)]
+            return openapi_v2.document(self._openapi_document(group, version) for group, version in places)
+
+        def form(name: str, written: Callable[[dict[str, Any]], bytes]) -> bytes:
+            return bytes(self._memoized(f"openapi/v2/{name}", lambda: written(self._memoized("openapi/v2", build))))
+
+        offered = [media_type(offer)[0] for offer in accept.split(",")]
+        wants_protobuf = next(
+            (kind in openapi_v2.PROTOBUF_TYPES for kind in offered if kind in _OPENAPI_V2_TYPES), False
+        )
+        body = form("protobuf", openapi_protobuf.document) if wants_protobuf else form("json", encode)
+        content_type = openapi_v2.PROTOBUF if wants_protobuf else JSON
+        tag = hashlib.sha256(body).hexdigest().upper()
+        return _conditional(body, tag, if_none_match, content_type, {"Vary": "Accept"})
 
 
 def version_priority(version: str) -> tuple[int, int, int, str]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from kaito.devcluster.apiserver.builtins import ResourceInfo, SubresourceInfo, definition_name
 from kaito.devcluster.apiserver.schema.definitions import META, OBJECT_META, REFERENCE, definitions
 
@@ -49,8 +47,8 @@ _GVK: Final = "x-kubernetes-group-version-kind"
 
 def group_version_document(
     group: str, version: str, infos: Sequence[ResourceInfo], crds: Mapping[str, Object]
-) -> bytes:
-    """The document at ``/openapi/v3/apis/<group>/<version>`` (``/openapi/v3/api/v1`` for core), as JSON.
+) -> Object:
+    """The document at ``/openapi/v3/apis/<group>/<version>`` (``/openapi/v3/api/v1`` for core).
 
     ``infos`` are the resources of that version; ``crds`` maps the kinds among them that have no built-in definition to
     their ``openAPIV3Schema``.
@@ -73,13 +71,12 @@ def group_version_document(
     paths: Object = {}
     for info in infos:
         paths |= _paths(info, names)
-    document = {
+    return {
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": "v1.32.0"},
         "paths": paths,
         "components": {"schemas": dict(sorted(schemas.items()))},
     }
-    return msgspec.json.encode(document)
 
 
 def _custom_name(info: ResourceInfo) -> str:
