@@ -32,11 +32,21 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             "KAITO_TEST_KUBECONFIG names one cluster, on which tests run one after another: use -n 1"
         )
+    if config.option.markexpr == "models":
+        _keep_to_one_core()
     # Without a loop set, asking for the current one creates one that nobody closes.
     asyncio.set_event_loop(None)
     # How long an example takes says more about the machine than about the code.
     settings.register_profile("kaito", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("kaito")
+
+
+def _keep_to_one_core() -> None:
+    """Real models beside each other: libraries that share their cores wait for each other more than they compute."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 @pytest.fixture(autouse=True)
