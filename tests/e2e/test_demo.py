@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from kaito.devcluster.kubelet.host.programs import serving_engine
 from kaito.devcluster.process import stop
 from kaito.devcluster.state import StateFolder, alive
+from support.cluster import until
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def demo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def environ(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "tmp").mkdir(exist_ok=True)
-    environ = {
+    return {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
         "TMPDIR": str(tmp_path / "tmp"),
         "XDG_STATE_HOME": str(tmp_path / "state"),
     }
+
+
+def demo(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "kaito", "demo", *arguments],
         cwd=ROOT,
-        env=environ,
+        env=environ(tmp_path),
         capture_output=True,
         text=True,
         timeout=300,
@@ -92,6 +100,29 @@ def test_a_demo_that_is_kept_says_how_to_use_and_end_it(tmp_path: Path) -> None:
     assert not alive(running.pid)
     assert not [number for number in operators if alive(number)]
     assert not folder.path.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_demo_that_is_ended_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    def left() -> list[str]:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                found.append(path.read_text(errors="replace"))
+        return [line for line in found if str(tmp_path) in line]
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "kaito", "demo"], cwd=ROOT, env=environ(tmp_path), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        while not (found := re.search(r"the operator runs as process (\d+)", line := process.stdout.readline())):
+            assert line, "the demo has ended"
+        assert left()
+        process.send_signal(number)
+        process.stdout.close()
+    until(lambda: not alive(int(found[1])) and not left(), "everything has ended")
+    if number is signal.SIGTERM:
+        assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_outside_a_checkout_it_says_what_is_missing(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from kaito.devcluster.cluster import ClusterFailed, ClusterOptions, LocalCluster
 from kaito.devcluster.kubelet import images_that_run
+from kaito.devcluster.process import end_operator
 from kaito.devcluster.state import Running, StateFolder
 from kaito.runtime import configure_logging, format_time, get_logger
 
@@ -72,6 +73,7 @@ async def _serve(folder: StateFolder, options: ClusterOptions, *, attached: bool
         for task in waits:
             task.cancel()
         await asyncio.wait(waits)
+        await asyncio.to_thread(end_operator, folder)
         await cluster.stop()
     return 0
 

@@ -59,13 +59,18 @@ def stop(folder: StateFolder) -> bool:
 
     False if no cluster was running.
     """
-    if folder.operator_pid.is_file():
-        end(int(folder.operator_pid.read_text()))
+    end_operator(folder)
     running = folder.running()
     if running is not None:
         end(running.pid)
     folder.remove()
     return running is not None
+
+
+def end_operator(folder: StateFolder) -> None:
+    """End the operator beside the cluster of ``folder``, if there is one."""
+    if folder.operator_pid.is_file():
+        end(int(folder.operator_pid.read_text()))
 
 
 def end(pid: int) -> None:
