@@ -55,6 +55,7 @@ class Options:
     previous: bool = False
     timestamps: bool = False
     since_seconds: int | None = None
+    since_time: datetime | None = None
     tail_lines: int | None = None
     limit_bytes: int | None = None
 

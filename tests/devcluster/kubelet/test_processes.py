@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ import aiohttp
 import pytest
 
 from devcluster.living import Living, is_ready
+from kaito.devcluster.apiserver import LogOptions
 from kaito.devcluster.cluster import ClusterOptions, LocalCluster
 from kaito.devcluster.kubelet.addresses import LOOPBACK_NETWORK
 from kaito.devcluster.kubelet.host import HOST_COMMANDS
+from kaito.devcluster.kubelet.host.logfile import LogFile
 from kaito.runtime import CONFIG_MAPS, EVENTS, JOBS, PODS, SECRETS, Manifest
 from support.waiting import eventually
 
@@ -124,6 +127,8 @@ async def test_exit_codes_decide_and_the_log_is_the_process_own(machine: Machine
     assert await machine.log("good", tailLines="1") in ("three\n", "two\n")
     assert (await machine.log("good", timestamps="true")).splitlines()[1].startswith("20")
     assert await machine.log("good", sinceSeconds="3600") == await machine.log("good")
+    assert await machine.log("good", sinceTime="2020-01-01T00:00:00Z") == await machine.log("good")
+    assert await machine.log("good", sinceTime="2999-01-01T00:00:00Z") == ""
     assert len(await machine.log("good", limitBytes="7")) == 7
 
     await machine.pod("bad", shell("exit 3"))
@@ -375,6 +380,20 @@ async def test_unknown_images_play_their_part_beside_and_fates_stay(machine: Mac
     }
     await machine.create(PODS, body)
     await machine.until(PODS, "fated", lambda pod: "ImagePull" in str(pod["status"]))
+
+
+async def test_a_log_that_grows_begins_anew_and_is_followed_over_that(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "log", max_bytes=200)
+    reading = log.read(LogOptions(follow=True))
+    seen = []
+    for number in range(20):
+        log.write(f"line {number}".encode(), datetime.now(UTC))
+        seen.append(await anext(reading))
+    assert seen == [f"line {number}\n".encode() for number in range(20)]
+    log.close()
+    assert [piece async for piece in reading] == []
+    assert (tmp_path / "log").stat().st_size < 300
+    assert b"".join([piece async for piece in log.read(LogOptions(tail_lines=1))]) == b"line 19\n"
 
 
 async def test_nothing_is_left_when_the_cluster_stops(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from kaito.devcluster.apiserver import meta
@@ -15,7 +16,7 @@ from kaito.devcluster.apiserver.reads import find
 from kaito.devcluster.apiserver.schema import Cause
 from kaito.devcluster.apiserver.store import Object, Record
 from kaito.devcluster.apiserver.writes import Writer, Written, apply_patch, at_once
-from kaito.runtime import BadRequest, LabelSelector, NotImplementedByServer, TooManyRequests
+from kaito.runtime import BadRequest, LabelSelector, NotImplementedByServer, TooManyRequests, parse_time
 
 if TYPE_CHECKING:
     from kaito.devcluster.apiserver.registry import Kind, Registry
@@ -40,6 +41,7 @@ class LogOptions:
     since_seconds: int | None = None
     tail_lines: int | None = None
     limit_bytes: int | None = None
+    since_time: datetime | None = None
 
     @staticmethod
     def parse(query: Query, pod: Object) -> LogOptions:
@@ -52,6 +54,7 @@ class LogOptions:
             query.integer("sinceSeconds"),
             query.integer("tailLines"),
             query.integer("limitBytes"),
+            _moment(query.text("sinceTime")),
         )
 
 
@@ -71,6 +74,14 @@ def container_of(query: Query, pod: Object) -> str:
     if len(main) > 1:
         raise BadRequest(f"a container name must be specified for pod {name}, choose one of: [{' '.join(main)}]")
     return str(main[0])
+
+
+def _moment(text: str) -> datetime | None:
+    """Raises BadRequest for what is not RFC 3339."""
+    try:
+        return parse_time(text) if text else None
+    except ValueError as error:
+        raise BadRequest(f"sinceTime: {text!r} is not a time: {error}") from None
 
 
 LogProvider = Callable[[Object, LogOptions], AsyncGenerator[bytes, None]]

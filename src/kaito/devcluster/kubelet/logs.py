@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping
+from datetime import datetime
 from typing import Any, Protocol
 
 from kaito.devcluster.kubelet import containers as c
@@ -25,6 +26,8 @@ class Options(Protocol):
     def timestamps(self) -> bool: ...
     @property
     def since_seconds(self) -> int | None: ...
+    @property
+    def since_time(self) -> datetime | None: ...
     @property
     def tail_lines(self) -> int | None: ...
     @property

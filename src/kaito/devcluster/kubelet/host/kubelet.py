@@ -113,6 +113,9 @@ class HostKubelet:
 
     def takes(self, pod: Manifest) -> bool:
         """Whether processes of this machine play the part of the pod: not where it is to fail as an annotation says."""
+        running = self._running.get(Key(pod["metadata"]["namespace"], pod["metadata"]["name"]))
+        if running is not None and running.uid == pod["metadata"]["uid"]:
+            return True
         annotations = pod["metadata"].get("annotations") or {}
         return not {rules.FAIL, rules.READY_AFTER} & annotations.keys() and self._images.knows(pod)
 

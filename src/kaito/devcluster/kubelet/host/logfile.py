@@ -24,6 +24,8 @@ class Options(Protocol):
     @property
     def since_seconds(self) -> int | None: ...
     @property
+    def since_time(self) -> datetime | None: ...
+    @property
     def tail_lines(self) -> int | None: ...
     @property
     def limit_bytes(self) -> int | None: ...
@@ -77,6 +79,8 @@ class LogFile:
         since = b""
         if options.since_seconds is not None:
             since = stamp(datetime.now(UTC) - timedelta(seconds=options.since_seconds))
+        elif options.since_time is not None:
+            since = stamp(options.since_time)
         left = options.limit_bytes
         file, generation = self._open()
         try:
