@@ -59,8 +59,10 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-manifests: $(STAMP) ## Write config/crd from the API types
+manifests: $(STAMP) ## Write what is generated: config/crd, the dashboards, docs/metrics.md
 	$(BIN)/python hack/generate_crds.py
+	$(BIN)/python hack/generate_dashboards.py
+	$(BIN)/python hack/generate_metrics.py
 
 locks: $(STAMP) ## Write docker/locks: the packages of the images, with their hashes
 	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'

@@ -12,20 +12,23 @@ from pathlib import Path
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
+from hack import generate_dashboards, generate_metrics
 
-from kaito.controllers.machine.metrics import ClaimMetrics
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
 from kaito.provisioner import errors
-from kaito.runtime import RuntimeMetrics
 from support.kustomize import Manifest, apply, build, container, installer, named
 
 OVERLAYS = ("default", "overlays/aks", "overlays/nodeclaim", "overlays/byo", "overlays/split", "overlays/local")
-COMPONENTS = tuple(f"components/{name}" for name in ("webhook", "prometheus", "metrics-tls", "network-policy"))
-COMBINATIONS = [chosen for number in range(1, 5) for chosen in combinations(COMPONENTS, number)]
+COMPONENTS = tuple(
+    f"components/{name}" for name in ("webhook", "prometheus", "metrics-tls", "network-policy", "grafana")
+)
+COMBINATIONS = [chosen for number in range(1, 6) for chosen in combinations(COMPONENTS, number)]
 SITUATIONS = Path(__file__).with_name("alerts.yaml")
 OF_THE_API_SERVER = {"apiserver_admission_webhook_rejection_count"}
 OF_PROMETHEUS = {"up"}
+OF_VLLM = {"vllm:generation_tokens_total", "vllm:time_to_first_token_seconds_bucket"}
+SERIES = re.compile(r"([a-z][a-z0-9_:]+)(?=[{\[])")
+RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks.md"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -37,6 +40,7 @@ def test_every_combination_builds_and_names_nothing_twice(overlay: str, tmp_path
         kinds = {kind for kind, _, _ in names}
         assert ("components/webhook" in chosen) == ("ValidatingWebhookConfiguration" in kinds)
         assert ("components/prometheus" in chosen) == ({"ServiceMonitor", "PrometheusRule"} <= kinds)
+        assert ("components/grafana" in chosen) == (("ConfigMap", "kaito-system", "kaito-dashboards") in names)
         assert ("components/network-policy" in chosen) == ("NetworkPolicy" in kinds)
         for deployment in (item for item in built if item["kind"] == "Deployment"):
             arguments = container(deployment)["args"]
@@ -52,7 +56,7 @@ async def test_the_api_server_takes_all_of_them_and_a_second_apply_changes_nothi
     built = build(tmp_path / "overlay", overlay, COMPONENTS)
     async with ApiServer(ApiServerOptions()) as server:
         kubectl = installer(server, tmp_path)
-        definitions = [definition("ServiceMonitor"), definition("PrometheusRule")]
+        definitions = [definition(kind) for kind in ("ServiceMonitor", "PodMonitor", "PrometheusRule")]
         await apply(kubectl, definitions)
         for item in definitions:
             wanted = ("wait", "--for=condition=Established", f"crd/{item['metadata']['name']}")
@@ -95,8 +99,10 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 def test_alerts_ask_for_metrics_that_exist(groups: Manifest) -> None:
     expressions = [rule["expr"] for group in groups["groups"] for rule in group["rules"]]
-    asked = {name for text in expressions for name in re.findall(r"([a-z_]+)\{", text)}
-    assert asked - OF_THE_API_SERVER - OF_PROMETHEUS <= set(reported())
+    recorded = {rule["record"] for group in groups["groups"] for rule in group["rules"] if "record" in rule}
+    drawn = [query for each in generate_dashboards.DASHBOARDS.values() for query in generate_dashboards.queries(each)]
+    asked = {name for text in (*expressions, *drawn) for name in SERIES.findall(text)}
+    assert asked - OF_THE_API_SERVER - OF_PROMETHEUS - OF_VLLM <= set(reported()) | recorded
     failures = {
         name for text in expressions for said in re.findall(r'error=~?"([^"]+)"', text) for name in said.split("|")
     }
@@ -105,7 +111,7 @@ def test_alerts_ask_for_metrics_that_exist(groups: Manifest) -> None:
 
 
 def test_alerts_say_how_bad_it_is_and_what_to_do(groups: Manifest) -> None:
-    rules = [rule for group in groups["groups"] for rule in group["rules"]]
+    rules = alerts(groups)
     assert len({rule["alert"] for rule in rules}) == len(rules)
     for rule in rules:
         assert rule["labels"]["severity"] in ("critical", "warning")
@@ -129,18 +135,34 @@ def test_prometheus_finds_the_alerts_sound(subject: str, groups: Manifest, tmp_p
 
 def test_every_alert_is_seen_to_fire(groups: Manifest) -> None:
     fired = set(re.findall(r'alertname="(\w+)"', SITUATIONS.read_text()))
-    assert fired == {rule["alert"] for group in groups["groups"] for rule in group["rules"]}
+    assert fired == {rule["alert"] for rule in alerts(groups)}
+
+
+def test_every_alert_has_a_page_in_the_runbook(groups: Manifest) -> None:
+    assert re.findall(r"^## (Kaito\w+)$", RUNBOOKS.read_text(), re.MULTILINE) == [
+        rule["alert"] for rule in alerts(groups)
+    ]
+
+
+@pytest.mark.parametrize("written", [*generate_dashboards.render().items()], ids=lambda entry: entry[0])
+def test_the_dashboards_are_those_of_the_generator(written: tuple[str, str]) -> None:
+    name, text = written
+    assert (generate_dashboards.DIRECTORY / name).read_text() == text, "make manifests writes them anew"
+
+
+def test_the_table_of_metrics_is_that_of_the_generator() -> None:
+    assert generate_metrics.DOCUMENT.read_text() == generate_metrics.render(), "make manifests writes it anew"
+
+
+def alerts(groups: Manifest) -> list[Manifest]:
+    return [rule for group in groups["groups"] for rule in group["rules"] if "alert" in rule]
 
 
 def reported() -> Iterator[str]:
-    """The names of the series that the operator can report."""
-    registry = CollectorRegistry(auto_describe=False)
-    metrics = RuntimeMetrics(registry)
-    metrics.for_controller("workspace", 1)
-    ClaimMetrics(registry)
-    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
-    for family in registry.collect():
-        yield from (f"{family.name}{suffix}" for suffix in suffixes.get(family.type, ("_count", "_sum")))
+    """The names of the series that the operator, the model server and the tuner can report."""
+    suffixes = {"histogram": ("_bucket", "_count", "_sum"), "summary": ("_count", "_sum")}
+    for family in (*generate_metrics.operator(), *generate_metrics.model_server(), *generate_metrics.tuner()):
+        yield from (f"{family.name}{suffix}" for suffix in suffixes.get(family.type, ("",)))
 
 
 def definition(kind: str) -> Manifest:

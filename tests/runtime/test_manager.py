@@ -190,6 +190,11 @@ async def test_a_failure_is_tried_again_and_counted_a_terminal_one_is_not(
         label = '{controller="test"}'
         assert samples[f"controller_runtime_reconcile_errors_total{label}"] == 5
         assert samples[f"controller_runtime_terminal_reconcile_errors_total{label}"] == 1
+        by_reason = {
+            key: value for key, value in samples.items() if key.startswith("kaito_runtime_reconcile_errors_total")
+        }
+        assert sum(by_reason.values()) == 5
+        assert any("TerminalError" in key and value == 1 for key, value in by_reason.items())
         assert samples[f"controller_runtime_reconcile_panics_total{label}"] == 1
         assert samples['controller_runtime_reconcile_total{controller="test",result="success"}'] == 2
 

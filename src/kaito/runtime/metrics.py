@@ -73,13 +73,30 @@ class QueueStatistics:
 class ControllerMetrics:
     """What one controller has counted: plain numbers, which its workers change and a scrape reads."""
 
-    __slots__ = ("active", "errors", "max_concurrent", "panics", "results", "terminal_errors", "time", "timeouts")
+    __slots__ = (
+        "active",
+        "errors",
+        "max_concurrent",
+        "panics",
+        "reasons",
+        "results",
+        "terminal_errors",
+        "time",
+        "timeouts",
+    )
 
     def __init__(self, max_concurrent: int) -> None:
         self.max_concurrent = max_concurrent
         self.results = dict.fromkeys(RECONCILE_RESULTS, 0)
+        self.reasons: dict[str, int] = {}
+        """Errors by reason."""
         self.errors = self.terminal_errors = self.panics = self.timeouts = self.active = 0
         self.time = DurationHistogram(RECONCILE_BUCKETS)
+
+    def failed(self, reason: str) -> None:
+        """``reason`` is the name of the error's class."""
+        self.errors += 1
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
 
 @final
@@ -153,6 +170,7 @@ class RuntimeMetrics:
             f"{own}_informer_store_resource_version", "Newest resource version seen", "resource"
         )
         self.informer_objects = gauge(f"{own}_informer_objects", "Objects in the store", "resource")
+        self.informer_synced = gauge(f"{own}_informer_synced", "1 once the first list is in the store", "resource")
         self.informer_bytes = gauge(f"{own}_informer_bytes", "Bytes of the objects in the store", "resource")
         self.informer_last_event_age = gauge(
             f"{own}_informer_last_event_age_seconds", "Seconds since the server said anything", "resource"
@@ -236,6 +254,9 @@ class _ControllerCollector(Collector):
         labels, prefix = ["controller"], "controller_runtime"
         results = CounterMetricFamily(f"{prefix}_reconcile_total", "Reconciles by result", labels=[*labels, "result"])
         errors = CounterMetricFamily(f"{prefix}_reconcile_errors_total", "Failed reconciles", labels=labels)
+        reasons = CounterMetricFamily(
+            "kaito_runtime_reconcile_errors_total", "Failed reconciles by reason", labels=[*labels, "reason"]
+        )
         terminal = CounterMetricFamily(
             f"{prefix}_terminal_reconcile_errors_total", "Reconciles that failed for good", labels=labels
         )
@@ -250,13 +271,15 @@ class _ControllerCollector(Collector):
             for result, count in counted.results.items():
                 results.add_metric([controller, result], count)
             errors.add_metric([controller], counted.errors)
+            for reason, count in counted.reasons.items():
+                reasons.add_metric([controller, reason], count)
             terminal.add_metric([controller], counted.terminal_errors)
             panics.add_metric([controller], counted.panics)
             timeouts.add_metric([controller], counted.timeouts)
             times.add_metric([controller], _cumulative(counted.time), counted.time.total)
             workers.add_metric([controller], counted.max_concurrent)
             active.add_metric([controller], counted.active)
-        yield from (results, errors, terminal, panics, timeouts, times, workers, active)
+        yield from (results, errors, reasons, terminal, panics, timeouts, times, workers, active)
 
 
 def _bounded(depth: dict[int, int]) -> dict[str, int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kaito.api.resources import WORKSPACES
+from kaito.controllers.workspace.claims import claim_key
 from kaito.controllers.workspace.metrics import PHASES, WorkspaceCensus
 from kaito.controllers.workspace.orders import MACHINE_SOURCE, NODE_CLAIM_SOURCE
 from kaito.controllers.workspace.settings import Settings
@@ -145,7 +146,7 @@ async def test_preferred_nodes_that_do_not_qualify_are_named_first(harness: Harn
 
 
 async def test_a_preferred_node_that_is_mended_is_used(harness: Harness, phi3: dict[str, Any]) -> None:
-    harness.node("mine", apps="other", **{"node.kubernetes.io__instance-type": "Standard_NC12s_v3"})
+    harness.node("mine", apps="other", **{"node.kubernetes.io/instance-type": "Standard_NC12s_v3"})
     harness.apply(named(phi3, "w", preferredNodes=["mine"]))
     await harness.reconcile()
     harness.cluster.edit(NODES, "mine", {"metadata": {"labels": {"apps": "phi-3"}}})
@@ -899,7 +900,12 @@ async def test_what_is_counted(harness: Harness, phi3: dict[str, Any]) -> None:
     with pytest.raises(TerminalError):
         await harness.reconcile("v")
     harness.apply(named(phi3, "u"))
-    harness.registry.register(WorkspaceCensus(harness.caches(), Upgrades("on-change")))
+    harness.clock.advance(100)
+    sizes = ["Standard_NC6s_v3"]
+    harness.registry.register(WorkspaceCensus(harness.caches(), Upgrades("on-change"), sizes, harness.clock.now))
+    harness.node(
+        "theirs", **{"node.kubernetes.io__instance-type": "what somebody wrote", claim_key("default", "x"): "1"}
+    )
 
     def value(name: str, **labels: str) -> float | None:
         return harness.registry.get_sample_value(name, labels)
@@ -907,6 +913,9 @@ async def test_what_is_counted(harness: Harness, phi3: dict[str, Any]) -> None:
     phases = {phase: value("kaito_workspace_count", phase=phase) for phase in PHASES}
     assert phases == {"succeeded": 1, "error": 1, "pending": 1, "deleting": 0}
     assert value("kaito_workspace_gpu_nodes", instance_type="Standard_NC6s_v3") == 1
+    assert value("kaito_workspace_gpu_nodes", instance_type="other") == 1, "no label is anybody's free text"
+    assert 100 <= (value("kaito_workspace_oldest_seconds", phase="pending") or 0) < 200
+    assert value("kaito_workspace_oldest_seconds", phase="deleting") == 0
     assert value("kaito_workspace_outdated") == 0
     assert value("kaito_workspace_ready_seconds_count") == 1
     assert value("kaito_workspace_step_seconds_count", condition="MachineReady") == 1

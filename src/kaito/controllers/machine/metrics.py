@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from prometheus_client import Counter, Histogram, Summary
+from prometheus_client.core import GaugeMetricFamily
 
 from kaito.api import labels
-from kaito.controllers.machine.claims import INITIALIZED, LAUNCHED, MACHINE, READY, REGISTERED
+from kaito.controllers.machine.claims import INITIALIZED, KINDS, LAUNCHED, MACHINE, READY, REGISTERED
 from kaito.provisioner import InstanceNotFound, ProviderError
+from kaito.runtime import CacheError, parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
 
     from prometheus_client import CollectorRegistry
 
@@ -123,6 +126,57 @@ class ClaimMetrics:
         if claim.node_name:
             self._nodes_terminated.labels(_pool(claim)).inc()
             self._node_termination[claim.kind is MACHINE].labels(_pool(claim)).observe(seconds)
+
+
+STATES = ("launching", "registering", "initializing", "ready", "terminating")
+
+
+@final
+class ClaimCensus:
+    """How many claims are in which state and since when, taken from the caches whenever they are asked for."""
+
+    def __init__(self, claims: Callable[[], Iterable[Claim]], now: Callable[[], datetime]) -> None:
+        self._claims = claims
+        self._now = now
+
+    def describe(self) -> list[Any]:
+        return []  # taken at scrape time: there may be no cache yet
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        now, ages = self._now(), dict[tuple[str, str], list[float]]()
+        try:
+            for claim in self._claims():
+                state, since = state_of(claim, now)
+                ages.setdefault((claim.kind.name, state), []).append(max(0.0, (now - since).total_seconds()))
+        except CacheError:
+            return
+        counted = GaugeMetricFamily(
+            "kaito_machine_count", "Machines and NodeClaims by state.", labels=["kind", "state"]
+        )
+        oldest = GaugeMetricFamily(
+            "kaito_machine_oldest_seconds",
+            "Seconds that the Machine or NodeClaim has been in a state which has been there longest; 0 without one.",
+            labels=["kind", "state"],
+        )
+        for kind in KINDS.values():
+            for state in STATES:
+                found = ages.get((kind.name, state), [])
+                counted.add_metric([kind.name, state], len(found))
+                oldest.add_metric([kind.name, state], max(found, default=0.0))
+        yield from (counted, oldest)
+
+
+def state_of(claim: Claim, now: datetime) -> tuple[str, datetime]:
+    """Where a claim is on its way, and since when."""
+    since = claim.created(now)
+    if (deleted := claim.metadata.deletion_timestamp) is not None:
+        return "terminating", parse_time(deleted)
+    for condition, state in ((LAUNCHED, "launching"), (REGISTERED, "registering"), (INITIALIZED, "initializing")):
+        if not claim.holds(condition):
+            return state, since
+        said = claim.said(condition)
+        since = (said.changed if said is not None else None) or since
+    return "ready", since
 
 
 def _pool(claim: Claim) -> str:

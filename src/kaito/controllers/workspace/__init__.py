@@ -69,14 +69,16 @@ def setup(manager: Manager, environ: Mapping[str, str]) -> None:
     )
     upgrades = Upgrades(settings.upgrades)
     metrics = WorkspaceMetrics(manager.metrics)
-    manager.metrics.register(WorkspaceCensus(caches, upgrades))
+    catalogue = settings.catalogue()
+    sizes = [sku.name for sku in catalogue.skus(settings.cloud)]
+    manager.metrics.register(WorkspaceCensus(caches, upgrades, sizes, manager.clock.now))
     reconciler = WorkspaceReconciler(
         manager.client,
         caches,
         ConfigMaps(manager.client, cache.lister(config_maps)),
         manager.recorder(NAME),
         manager.clock,
-        catalogue=settings.catalogue(),
+        catalogue=catalogue,
         settings=settings,
         metrics=metrics,
         upgrades=upgrades,

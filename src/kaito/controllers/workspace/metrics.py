@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import Histogram
@@ -64,9 +64,12 @@ class WorkspaceMetrics:
 class WorkspaceCensus:
     """Counts, taken from the caches whenever they are asked for."""
 
-    def __init__(self, caches: Caches, upgrades: Upgrades) -> None:
+    def __init__(self, caches: Caches, upgrades: Upgrades, sizes: Iterable[str], now: Callable[[], datetime]) -> None:
+        """``sizes`` are the instance types that are told apart: a Node's label may be anybody's text."""
         self._caches = caches
         self._upgrades = upgrades
+        self._sizes = {size.casefold(): size for size in sizes}
+        self._now = now
 
     def describe(self) -> list[Any]:
         return []  # taken at scrape time: there may be no cache yet
@@ -82,11 +85,23 @@ class WorkspaceCensus:
         for phase in PHASES:
             counted.add_metric([phase], phases[phase])
         yield counted
+        oldest = GaugeMetricFamily(
+            "kaito_workspace_oldest_seconds",
+            "Seconds that the Workspace has been in a phase which has been there longest; 0 without one.",
+            labels=["phase"],
+        )
+        since = _since(workspaces)
+        now = self._now()
+        for phase in PHASES:
+            oldest.add_metric([phase], max(0.0, (now - since.get(phase, now)).total_seconds()))
+        yield oldest
         held = GaugeMetricFamily(
             "kaito_workspace_gpu_nodes", "Nodes that Workspaces hold, by instance type.", labels=["instance_type"]
         )
         sizes = Tally(
-            facts.labels_of(node).get(labels.INSTANCE_TYPE, "unknown") for node in nodes if any(claims_of(node))
+            self._sizes.get(facts.labels_of(node).get(labels.INSTANCE_TYPE, "").casefold(), "other")
+            for node in nodes
+            if any(claims_of(node))
         )
         for size, number in sorted(sizes.items()):
             held.add_metric([size], number)
@@ -96,6 +111,19 @@ class WorkspaceCensus:
         )
         outdated.add_metric([], len(self._upgrades.outdated))
         yield outdated
+
+
+def _since(workspaces: Iterable[Workspace]) -> dict[str, datetime]:
+    """By phase, when the Workspace entered it that has been in it longest."""
+    since: dict[str, datetime] = {}
+    for workspace in workspaces:
+        whole = find(workspace.status.conditions, WORKSPACE_SUCCEEDED)
+        moved = whole.last_transition_time if whole is not None else ""
+        moment = workspace.metadata.deletion_timestamp or moved or workspace.metadata.creation_timestamp
+        if moment:
+            phase, entered = phase_of(workspace), parse_time(moment)
+            since[phase] = min(since.get(phase, entered), entered)
+    return since
 
 
 def phase_of(workspace: Workspace) -> str:

@@ -221,6 +221,7 @@ class Informer(Generic[T]):
     def report(self) -> None:
         """Bring the gauges up to date."""
         self._metrics.informer_objects.labels(self._label).set(len(self._store))
+        self._metrics.informer_synced.labels(self._label).set(self.synced)
         self._metrics.informer_bytes.labels(self._label).set(self._store.bytes)
         self._metrics.informer_revision.labels(self._label).set(self._store.revision)
         self._metrics.informer_last_event_age.labels(self._label).set(self._clock.monotonic() - self._last_event)

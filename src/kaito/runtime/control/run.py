@@ -209,7 +209,7 @@ class ControllerRun:
             result = await self._holds.run(controller.name, self._call(Request(key, queue.failures(key))))
             outcome = self._succeeded(key, priority, result, scope.writes)
         except TerminalError as error:
-            series.errors += 1
+            series.failed(type(error).__name__)
             series.terminal_errors += 1
             queue.forget(key)
             _log.error("reconcile failed for good", error=str(error))
@@ -217,7 +217,7 @@ class ControllerRun:
             if isinstance(error, asyncio.CancelledError) and asked_to_end():
                 raise
             # A reconcile that awaits something which somebody else has cancelled fails like any other.
-            series.errors += 1
+            series.failed(type(error).__name__)
             if isinstance(error, _BUGS):
                 series.panics += 1
             self._again(key, priority, scope.writes)
