@@ -79,7 +79,7 @@ OPERATOR = Dashboard(
         Row(
             "Machines and the cloud",
             (
-                Panel("Machines", (('max by (kind, state) (kaito_machine_count{job="kaito"})', "{{kind}} {{state}}"),)),
+                Panel("Machines", (('max by (kind, state) (kaito_machines{job="kaito"})', "{{kind}} {{state}}"),)),
                 Panel(
                     "Longest in a state",
                     (

@@ -150,9 +150,7 @@ class ClaimCensus:
                 ages.setdefault((claim.kind.name, state), []).append(max(0.0, (now - since).total_seconds()))
         except CacheError:
             return
-        counted = GaugeMetricFamily(
-            "kaito_machine_count", "Machines and NodeClaims by state.", labels=["kind", "state"]
-        )
+        counted = GaugeMetricFamily("kaito_machines", "Machines and NodeClaims by state.", labels=["kind", "state"])
         oldest = GaugeMetricFamily(
             "kaito_machine_oldest_seconds",
             "Seconds that the Machine or NodeClaim has been in a state which has been there longest; 0 without one.",
