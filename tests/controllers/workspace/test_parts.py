@@ -16,7 +16,20 @@ from kaito.controllers.workspace.orders import MACHINE_SOURCE
 from kaito.controllers.workspace.pods import worst_problem
 from kaito.controllers.workspace.settings import Settings
 from kaito.controllers.workspace.status import held_up, next_status, transitions, with_summary
-from kaito.runtime import NODES, PODS, ConfigError, Controller, Event, EventType, Invalid, Key, Lister, Resource, Stored
+from kaito.runtime import (
+    NODES,
+    PODS,
+    ConfigError,
+    Controller,
+    Event,
+    EventType,
+    Invalid,
+    Key,
+    Lister,
+    Resource,
+    Stored,
+    SystemClock,
+)
 from kaito.runtime.cache.store import Store
 
 NOON = datetime(2024, 11, 16, 12, tzinfo=UTC)
@@ -339,7 +352,8 @@ class Cache:
 
 
 class FakeManager:
-    client = clock = None
+    client = None
+    clock = SystemClock()
 
     def __init__(self) -> None:
         self.cache = Cache()
