@@ -254,7 +254,8 @@ class _Batch:
             elif name in _OWN:
                 setattr(config, name, value)
             else:
-                raise BadRequest(f"The engine openvino has no parameter {name}.", param=name)
+                known = ", ".join(sorted(_OWN | {"eos_token_id"}))
+                raise BadRequest(f"The engine openvino has no parameter {name}; of its own it has {known}.", param=name)
         return config
 
 

@@ -49,7 +49,8 @@ class Transformers:
         adapters = dict.fromkeys(adapter for mix in mixes for adapter in mix)
         switch = await detached(Switch, model, tuple(adapters), self._settings.combination_type)
         ends = _ends(model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
-        self._stepper = Stepper(Batch(switch.model, switch, ends, self._settings.max_batch), "transformers")
+        batch = Batch(switch.model, switch, ends, self._settings.max_batch, self._tokenizer)
+        self._stepper = Stepper(batch, "transformers")
         chat_template = str(self._tokenizer.chat_template or "")
         made_for = int(getattr(model.config, "max_position_embeddings", 0) or self._tokenizer.model_max_length)
         self._facts = Facts(
