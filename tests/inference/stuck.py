@@ -1,4 +1,4 @@
-"""``kaito-inference`` with an engine that takes for ever: ``python stuck.py load|step FLAG…``."""
+"""``kaito-inference`` with an engine of the tests': ``python stuck.py load|step|never FLAG…`` says where it takes for ever."""
 
 from __future__ import annotations
 
@@ -62,5 +62,5 @@ class Stuck(ScriptedEngine):
 
 if __name__ == "__main__":
     where = sys.argv.pop(1)
-    engines.create = lambda settings: Stuck(where)
+    engines.create = lambda settings: ScriptedEngine("Hello") if where == "never" else Stuck(where)
     main()

@@ -148,6 +148,17 @@ def test_a_broken_dataset_is_refused_with_the_place(tmp_path: Path, name: str, c
         load_examples(tmp_path, Dataset(path="elsewhere"))
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path, name, [{"text": f"row {number}"} for number in range(1000)])
+    whole = (tmp_path / name).read_bytes()
+    assert len(load_examples(tmp_path, ALL).train) == 1000
+    for size in (len(whole) // 2, len(whole) - 1, 8, 0):
+        (tmp_path / name).write_bytes(whole[:size])
+        with pytest.raises(DataError, match=name):
+            load_examples(tmp_path, ALL)
+
+
 CHAT = (
     {"role": "system", "content": "be brief"},
     {"role": "user", "content": "hi"},

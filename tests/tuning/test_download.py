@@ -138,6 +138,29 @@ async def test_a_file_that_is_too_large_is_not_loaded(tmp_path: Path, site: Site
 
 
 @pytest.mark.parametrize(
+    ("size", "complaint"),
+    [(10 << 30, "at most 1000000 are loaded"), (1 << 60, "has room for")],
+    ids=["10 GiB", "1 EiB"],
+)
+async def test_a_file_that_claims_to_be_huge_is_not_begun(
+    tmp_path: Path, site: Site, size: int, complaint: str
+) -> None:
+    async def respond(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(size)})
+        await response.prepare(request)
+        await response.write(b"x")
+        return response
+
+    site.respond = respond
+    with pytest.raises(DownloadError, match=complaint):
+        await download(
+            [f"{site.url}/x.parquet"], tmp_path, max_bytes=1_000_000 if size < 1 << 40 else 1 << 62, allow_private=True
+        )
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 0
+    assert len(site.requests) == 1
+
+
+@pytest.mark.parametrize(
     ("url", "complaint"),
     [
         ("ftp://example.com/x", "http and https URLs only"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, final
@@ -25,7 +26,9 @@ _BACKLOG = 2048
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The socket of the server; raises ConfigError."""
+    """The socket of the server, with as many connections as the system allows; raises ConfigError."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         return socket.create_server((settings.host, settings.port), backlog=_BACKLOG)
     except OSError as error:

@@ -11,6 +11,7 @@ import hashlib
 import ipaddress
 import random
 import re
+import shutil
 import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -175,6 +176,8 @@ async def _store(answer: aiohttp.ClientResponse, url: URL, part: Path, max_bytes
         have = file.tell()
         if (announced := answer.content_length) is not None and have + announced > max_bytes:
             raise DownloadError(f"{_shown(url)} has {have + announced} bytes: at most {max_bytes} are loaded")
+        if announced is not None and announced > (free := shutil.disk_usage(part.parent).free):
+            raise DownloadError(f"{_shown(url)} has {announced} bytes more, and {part.parent} has room for {free}")
         async for piece in answer.content.iter_chunked(_PIECE):
             have += len(piece)
             if have > max_bytes:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @final
 class Limits:
-    """Refuses bodies that are too large (413) or too slow (408), and counts requests by route and status."""
+    """Refuses bodies that are too large (413) or too slow (408), and counts requests by route and status.
+
+    A client that does not read its answer for as long as a body may take counts as gone: sending raises TimeoutError.
+    """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, max_body: int, body_timeout: float) -> None:
         self._app = app
@@ -34,7 +37,8 @@ class Limits:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+            async with asyncio.timeout(self._body_timeout):
+                await send(message)
 
         try:
             await self._app(scope, self._bounded(receive), sent)

@@ -42,8 +42,8 @@ def retry_after(error: RequestError) -> dict[str, str] | None:
 class Reply(Response):
     """The answer to an admitted request.
 
-    It is produced while the client listens. A client that goes away ends the generation; the request's places in the queue
-    are given back in any case.
+    It is produced while the client listens. A client that goes away, or reads no more, ends the generation; the request's
+    places in the queue are given back in any case.
     """
 
     def __init__(self, ticket: Ticket, metrics: Metrics) -> None:
@@ -57,13 +57,13 @@ class Reply(Response):
             gone = asyncio.create_task(_gone(receive), name="client")
             try:
                 await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-                if not work.done():
+                if not work.done() or isinstance(work.exception(), TimeoutError):
                     self._metrics.cancelled.inc()
             finally:
                 for task in (work, gone):
                     task.cancel()
                 await asyncio.wait((work, gone))
-            if not work.cancelled() and (error := work.exception()):
+            if not work.cancelled() and (error := work.exception()) and not isinstance(error, TimeoutError):
                 raise error
 
     @abstractmethod

@@ -1,0 +1,79 @@
+"""More clients than the server can answer, and clients that take their time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import socket
+from collections import Counter
+from collections.abc import Iterator
+
+import aiohttp
+import pytest
+
+from inference.process import server
+from inference.scripted import ScriptedEngine, serving
+from support.waiting import eventually
+
+MANY = 10_000
+SPARE = 500
+"""Files that a test has open besides."""
+WAVE = 250
+BODY = json.dumps({"prompt": "x", "max_tokens": 4}).encode()
+HEAD = (
+    b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    % len(BODY)
+)
+
+
+@pytest.fixture
+def files() -> Iterator[int]:
+    """Connections that this process can have, which may be fewer than many; it has the limit only for the test."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield min(MANY, hard - SPARE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_ten_thousand_connections_get_an_answer_each_and_the_server_lives(files: int) -> None:
+    with server("never", "is ready after", "--max-queue=64") as (process, url):
+        host, _, port = url.removeprefix("http://").partition(":")
+        connections: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        try:
+            for begin in range(0, files, WAVE):
+                count = min(WAVE, files - begin)
+                connections += await asyncio.gather(*(asyncio.open_connection(host, int(port)) for _ in range(count)))
+            async with aiohttp.ClientSession() as http, http.get(f"{url}/health") as response:
+                assert response.status == 200
+            for _, writer in connections:
+                writer.write(HEAD + BODY)
+            async with asyncio.timeout(240):
+                lines = await asyncio.gather(*(reader.readline() for reader, _ in connections))
+            statuses = Counter(int(line.split()[1]) for line in lines)
+            assert set(statuses) <= {200, 429}, statuses
+            assert statuses[200] >= 4 + 64, "as many as run and wait"
+            async with aiohttp.ClientSession() as http, http.get(f"{url}/health") as response:
+                assert response.status == 200
+            assert process.poll() is None
+        finally:
+            for _, writer in connections:
+                writer.close()
+            await asyncio.gather(*(writer.wait_closed() for _, writer in connections), return_exceptions=True)
+
+
+async def test_a_client_that_does_not_read_its_answer_gives_up_its_place() -> None:
+    length = 100_000
+    engine = ScriptedEngine("x" * length, context=2 * length, batch=1)
+    async with serving(engine, body_timeout=0.5) as face:
+        host, _, port = face.url.removeprefix("http://").partition(":")
+        with socket.socket() as lazy:
+            lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            lazy.connect((host, int(port)))
+            body = json.dumps({"prompt": "x", "max_tokens": length, "stream": True}).encode()
+            lazy.sendall(HEAD.replace(b"%d" % len(BODY), b"%d" % len(body)) + body)
+            await eventually(lambda: engine.running == 1)
+            await eventually(lambda: engine.running == 0, deadline=60)
+            assert engine.cancelled == 1
+            assert face.service.admission.idle
+            assert (await face.post("/v1/completions", {"prompt": "x"}))[0] == 200
