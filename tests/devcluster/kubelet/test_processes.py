@@ -23,6 +23,7 @@ import pytest
 from devcluster.living import Living, is_ready
 from kaito.devcluster.apiserver import LogOptions
 from kaito.devcluster.cluster import ClusterOptions, LocalCluster
+from kaito.devcluster.controllers.resources import PERSISTENT_VOLUME_CLAIMS
 from kaito.devcluster.kubelet.addresses import LOOPBACK_NETWORK
 from kaito.devcluster.kubelet.host import HOST_COMMANDS
 from kaito.devcluster.kubelet.host.logfile import LogFile
@@ -338,6 +339,39 @@ async def test_a_deleted_pod_gets_sigterm_and_time_and_then_sigkill(machine: Mac
         await machine.gone(PODS, name)
     assert said.read_text() == "bye\n"
     assert not processes(f"{tmp_path}/deaf")
+
+
+async def test_a_hook_runs_before_sigterm(machine: Machine, tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    script = f"trap 'echo term >> {said}; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+    hook = {"preStop": {"exec": {"command": ["sh", "-c", f"echo hook >> {said}"]}}}
+    await machine.pod("hooked", shell(script, lifecycle=hook))
+
+    async def up() -> bool:
+        return "up" in await machine.log("hooked")
+
+    await machine.phase("hooked", "Running")
+    await eventually(up)
+    await machine.delete(PODS, "hooked")
+    await machine.gone(PODS, "hooked")
+    assert said.read_text() == "hook\nterm\n"
+
+
+async def test_claims_keep_their_files_from_pod_to_pod(machine: Machine) -> None:
+    claim = {
+        "metadata": {"name": "kept"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    await machine.create(PERSISTENT_VOLUME_CLAIMS, claim)
+    volumes = [{"name": "kept", "persistentVolumeClaim": {"claimName": "kept"}}]
+    for name, script in (("writes", "echo here > /kept/file"), ("reads", "cat /kept/file")):
+        container = shell(script, volumeMounts=[{"name": "kept", "mountPath": "/kept"}])
+        await machine.pod(name, container, volumes=volumes)
+        await machine.phase(name, "Succeeded")
+        if name == "writes":
+            await machine.delete(PODS, name)
+            await machine.gone(PODS, name)
+    assert (await machine.log("reads")).splitlines()[-1] == "here"
 
 
 async def test_what_has_left_its_session_and_its_parent_ends_with_the_container(

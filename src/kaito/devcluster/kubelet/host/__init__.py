@@ -9,7 +9,8 @@ the folder in its command, its arguments and its environment. Nothing is isolate
 
 Looser than a kubelet: CPU requests and limits do not act; mounted ConfigMaps and Secrets stay as they were when the pod
 began; a volume's size, mode and read-only flag are not enforced; commands of probes and hooks run only where the host's
-commands are allowed, and count as successful elsewhere; gRPC probes ask whether the port accepts connections.
+commands are allowed, and count as successful elsewhere; gRPC probes ask whether the port accepts connections; there are no
+postStart hooks, no termination messages, no ephemeral containers, and no variables of Services in the environment.
 """
 
 from __future__ import annotations
