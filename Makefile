@@ -32,7 +32,7 @@ $(DEMO): pyproject.toml
 	@touch $@
 
 $(TUNING): $(DEMO)
-	@echo "Installing PyTorch and the tuner (about 450 MB, once) …"
+	@echo "Installing PyTorch and the tuner, once: about 320 MB with PyTorch for CPUs, several GB where pip brings it with CUDA …"
 	@$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev-cluster,inference-cpu,tuning]'
 	@touch $@

@@ -155,7 +155,7 @@ async def _watching(story: Story, config: RestConfig, name: str, over: asyncio.F
         return handle
 
     def node(event: Event[Any]) -> None:
-        if event.new is not None and not event.initial:
+        if event.new is not None and event.old is None and not event.initial:
             tell(f"node              {event.new.key.name}")
 
     def pod(event: Event[Any]) -> None:

