@@ -61,10 +61,11 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-manifests: $(STAMP) ## Write what is generated: config/crd, the dashboards, docs/metrics.md
-	$(BIN)/python hack/generate_crds.py
-	$(BIN)/python hack/generate_dashboards.py
-	$(BIN)/python hack/generate_metrics.py
+manifests: $(STAMP) ## Write what is generated: config/crd, dashboards, docs/metrics.md, docs/reference.md
+	$(BIN)/python -m hack.generate_crds
+	$(BIN)/python -m hack.generate_dashboards
+	$(BIN)/python -m hack.generate_metrics
+	$(BIN)/python -m hack.generate_reference
 
 locks: $(STAMP) ## Write docker/locks: the packages of the images, with their hashes
 	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'
