@@ -10,7 +10,7 @@ KEEP   ?=
 TUNE   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test models-installed test-models lint format manifests locks bench bench-model soak chaos fleet workspaces clean
+.PHONY: help demo test models-installed test-models lint format manifests release locks bench bench-model soak chaos fleet workspaces clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +66,9 @@ manifests: $(STAMP) ## Write what is generated: config/crd, dashboards, docs/met
 	$(BIN)/python -m hack.generate_dashboards
 	$(BIN)/python -m hack.generate_metrics
 	$(BIN)/python -m hack.generate_reference
+
+release: $(STAMP) ## Write a new version wherever it is named (VERSION=0.2.0)
+	@$(BIN)/python hack/release.py $(VERSION)
 
 locks: $(STAMP) ## Write docker/locks: the packages of the images, with their hashes
 	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'
