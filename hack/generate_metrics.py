@@ -53,14 +53,14 @@ def operator() -> list[Family]:
     registry = metrics.registry
     WorkspaceMetrics(registry)
     ClaimMetrics(registry)
-    empty = SimpleNamespace(list=list)
+    empty = SimpleNamespace(tally=lambda _: {}, stored_list=list)
     caches = cast("Any", SimpleNamespace(workspaces=empty, nodes=empty))
 
     def now() -> datetime:
         return datetime.now(UTC)
 
     registry.register(WorkspaceCensus(caches, Upgrades("on-change"), (), now))
-    registry.register(ClaimCensus(list, now))
+    registry.register(ClaimCensus({}, now))
     return sorted(_families(registry), key=lambda family: family.name)
 
 

@@ -112,6 +112,7 @@ async def test_reads_by_label_owner_and_function_follow_every_change() -> None:
             assert names(pods.by_label("app", "x", "m")) == ["c"]
             assert names(pods.by_owner("one")) == ["a", "b"]
             assert names(pods.by_index("node", "b")) == ["b"]
+            assert pods.tally("node")["b"] == 1
             cache.written(PODS, json.dumps(pod("b", 2000, app="x", owner="two")).encode())
             assert names(pods.by_label("app", "x")) == ["a", "b", "c"]
             assert names(pods.by_label("app", "y")) == []

@@ -19,7 +19,7 @@ from kaito.controllers.workspace.claims import CLAIM_INDEX
 from kaito.controllers.workspace.configs import ConfigMaps
 from kaito.controllers.workspace.context import Caches
 from kaito.controllers.workspace.kinds import Orders
-from kaito.controllers.workspace.metrics import WorkspaceMetrics
+from kaito.controllers.workspace.metrics import PHASE, WorkspaceMetrics, phase_entered
 from kaito.controllers.workspace.orders import MACHINE_SOURCE, NODE_CLAIM_SOURCE, SOURCES
 from kaito.controllers.workspace.reconciler import WorkspaceReconciler
 from kaito.controllers.workspace.settings import Settings
@@ -115,6 +115,7 @@ class Cluster:
         """What a webhook makes of a manifest that is written: a function of resource and manifest."""
         for name, function in watches.INDEXES.items():
             self._stores[WORKSPACES].add_index(name, function)
+        self._stores[WORKSPACES].add_index(PHASE, phase_entered)
         self._stores[NODES].add_index(CLAIM_INDEX, watches.claims_on)
         for resource in (DEPLOYMENTS, STATEFUL_SETS):
             self._stores[resource].add_index(watches.UPGRADING, watches.upgrading)

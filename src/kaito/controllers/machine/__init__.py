@@ -20,7 +20,7 @@ from kaito.controllers.machine.claims import MACHINE, Claim, readable
 from kaito.controllers.machine.cloud import Cloud
 from kaito.controllers.machine.garbage import GarbageCollector
 from kaito.controllers.machine.heartbeat import Heartbeats
-from kaito.controllers.machine.metrics import ClaimCensus, ClaimMetrics, MeteredProvider
+from kaito.controllers.machine.metrics import STATE, ClaimCensus, ClaimMetrics, MeteredProvider, state_entered
 from kaito.controllers.machine.reconciler import ClaimReconciler, claim_matters
 from kaito.controllers.machine.settings import Settings
 from kaito.provisioner import load_provider
@@ -67,12 +67,13 @@ def add(manager: Manager, provider: CloudProvider, settings: Settings) -> None:
     node_lister = cache.lister(NODES)
     listers: dict[ClaimKind, Lister[Any]] = {}
     breaker = Breaker(lambda: _claims(listers), node_lister, settings.repair_share)
-    manager.metrics.register(ClaimCensus(lambda: _claims(listers), manager.clock.now))
+    manager.metrics.register(ClaimCensus(listers, manager.clock.now))
     recorder = manager.recorder(NAME)
     manager.add_context("cloud provider", aclosing(provider))
     manager.add_runnable("list of instances", cloud.run)
 
     def serve(kind: ClaimKind) -> None:
+        cache.add_index(kind.resource, STATE, state_entered(kind))
         listers[kind] = lister = cache.lister(kind.resource)
         reconciler = ClaimReconciler(
             kind, client, lister, node_lister, cloud, breaker, recorder, clock, settings, metrics

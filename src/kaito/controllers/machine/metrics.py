@@ -13,19 +13,19 @@ from prometheus_client import Counter, Histogram, Summary
 from prometheus_client.core import GaugeMetricFamily
 
 from kaito.api import labels
-from kaito.controllers.machine.claims import INITIALIZED, KINDS, LAUNCHED, MACHINE, READY, REGISTERED
+from kaito.controllers.machine.claims import INITIALIZED, KINDS, LAUNCHED, MACHINE, READY, REGISTERED, Claim
 from kaito.provisioner import InstanceNotFound, ProviderError
-from kaito.runtime import CacheError, parse_time
+from kaito.runtime import CacheError, format_time, parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from datetime import datetime
 
     from prometheus_client import CollectorRegistry
 
-    from kaito.controllers.machine.claims import Claim
+    from kaito.controllers.machine.claims import ClaimKind
     from kaito.provisioner import CloudProvider, Instance, InstanceSpec, InstanceType
-    from kaito.runtime import Fence
+    from kaito.runtime import Fence, Lister, Stored
 
 CONTROLLER = "machine"
 CALL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
@@ -131,49 +131,69 @@ class ClaimMetrics:
 STATES = ("launching", "registering", "initializing", "ready", "terminating")
 
 
+STATE = "state"
+"""Index of claims by ``state_entered``, so that counting them decodes none."""
+
+
 @final
 class ClaimCensus:
     """How many claims are in which state and since when, taken from the caches whenever they are asked for."""
 
-    def __init__(self, claims: Callable[[], Iterable[Claim]], now: Callable[[], datetime]) -> None:
-        self._claims = claims
+    def __init__(self, listers: Mapping[ClaimKind, Lister[Any]], now: Callable[[], datetime]) -> None:
+        """``listers`` have the index ``STATE``; one may come to be there later."""
+        self._listers = listers
         self._now = now
 
     def describe(self) -> list[Any]:
         return []  # taken at scrape time: there may be no cache yet
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        now, ages = self._now(), dict[tuple[str, str], list[float]]()
-        try:
-            for claim in self._claims():
-                state, since = state_of(claim, now)
-                ages.setdefault((claim.kind.name, state), []).append(max(0.0, (now - since).total_seconds()))
-        except CacheError:
-            return
         counted = GaugeMetricFamily("kaito_machines", "Machines and NodeClaims by state.", labels=["kind", "state"])
         oldest = GaugeMetricFamily(
             "kaito_machine_oldest_seconds",
             "Seconds that the Machine or NodeClaim has been in a state which has been there longest; 0 without one.",
             labels=["kind", "state"],
         )
+        now = self._now()
         for kind in KINDS.values():
-            for state in STATES:
-                found = ages.get((kind.name, state), [])
-                counted.add_metric([kind.name, state], len(found))
-                oldest.add_metric([kind.name, state], max(found, default=0.0))
+            try:
+                entered = self._listers[kind].tally(STATE) if kind in self._listers else {}
+            except CacheError:
+                return
+            numbers, since = dict.fromkeys(STATES, 0), dict[str, str]()
+            for value, count in entered.items():
+                state, _, moment = value.partition(" ")
+                numbers[state] += count
+                since[state] = min(since.get(state, moment), moment)
+            for state, number in numbers.items():
+                counted.add_metric([kind.name, state], number)
+                age = (now - parse_time(since[state])).total_seconds() if since.get(state) else 0.0
+                oldest.add_metric([kind.name, state], max(0.0, age))
         yield from (counted, oldest)
 
 
-def state_of(claim: Claim, now: datetime) -> tuple[str, datetime]:
-    """Where a claim is on its way, and since when."""
-    since = claim.created(now)
-    if (deleted := claim.metadata.deletion_timestamp) is not None:
-        return "terminating", parse_time(deleted)
+def state_entered(kind: ClaimKind) -> Callable[[Stored[Any]], Iterable[str]]:
+    """For the index ``STATE``: where a claim of ours is on its way, a blank, and since when."""
+
+    def value(stored: Stored[Any]) -> Iterable[str]:
+        if not kind.is_ours(stored):
+            return ()
+        state, since = state_of(Claim(kind, stored.peek()))
+        return (f"{state} {since}",)
+
+    return value
+
+
+def state_of(claim: Claim) -> tuple[str, str]:
+    """Where a claim is on its way, and since when, as RFC 3339 text."""
+    since = claim.metadata.creation_timestamp or ""
+    if claim.metadata.deletion_timestamp is not None:
+        return "terminating", claim.metadata.deletion_timestamp
     for condition, state in ((LAUNCHED, "launching"), (REGISTERED, "registering"), (INITIALIZED, "initializing")):
         if not claim.holds(condition):
             return state, since
         said = claim.said(condition)
-        since = (said.changed if said is not None else None) or since
+        since = format_time(said.changed) if said is not None and said.changed is not None else since
     return "ready", since
 
 

@@ -16,7 +16,7 @@ from kaito.controllers.workspace.claims import CLAIM_INDEX
 from kaito.controllers.workspace.configs import ConfigMaps
 from kaito.controllers.workspace.context import Caches
 from kaito.controllers.workspace.kinds import Orders
-from kaito.controllers.workspace.metrics import WorkspaceCensus, WorkspaceMetrics
+from kaito.controllers.workspace.metrics import PHASE, WorkspaceCensus, WorkspaceMetrics, phase_entered
 from kaito.controllers.workspace.orders import SOURCES
 from kaito.controllers.workspace.reconciler import WorkspaceReconciler
 from kaito.controllers.workspace.settings import Settings
@@ -52,6 +52,7 @@ def setup(manager: Manager, environ: Mapping[str, str]) -> None:
     cache.transform(NODES, DropFields("status.images"))
     for name, function in watches.INDEXES.items():
         cache.add_index(WORKSPACES, name, function)
+    cache.add_index(WORKSPACES, PHASE, phase_entered)
     cache.add_index(NODES, CLAIM_INDEX, watches.claims_on)
     for resource in (DEPLOYMENTS, STATEFUL_SETS):
         cache.add_index(resource, watches.UPGRADING, watches.upgrading)

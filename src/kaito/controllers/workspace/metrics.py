@@ -12,8 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from kaito.api import labels
 from kaito.api.conditions import find, is_true
 from kaito.api.workspace import WORKSPACE_SUCCEEDED
-from kaito.controllers.workspace import facts
-from kaito.controllers.workspace.claims import claims_of
+from kaito.controllers.workspace.watches import claims_on
 from kaito.runtime import CacheError, parse_time
 
 if TYPE_CHECKING:
@@ -24,7 +23,10 @@ if TYPE_CHECKING:
     from kaito.api.workspace import Workspace, WorkspaceStatus
     from kaito.controllers.workspace.context import Caches
     from kaito.controllers.workspace.upgrades import Upgrades
+    from kaito.runtime import Stored
 
+PHASE = "phase"
+"""Index of Workspaces by ``phase_entered``, so that counting them decodes none."""
 PHASES = ("succeeded", "error", "pending", "deleting")
 _BUCKETS = (1, 5, 15, 30, 60, 120, 300, 600, 900, 1200, 1800, 3600, 7200)
 
@@ -76,11 +78,15 @@ class WorkspaceCensus:
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         try:
-            workspaces = self._caches.workspaces.list()
-            nodes = self._caches.nodes.list()
+            entered = self._caches.workspaces.tally(PHASE)
+            nodes = self._caches.nodes.stored_list()
         except CacheError:
             return
-        phases = Tally(phase_of(workspace) for workspace in workspaces)
+        phases, since = Tally[str](), dict[str, str]()
+        for value, count in entered.items():
+            phase, _, moment = value.partition(" ")
+            phases[phase] += count
+            since[phase] = min(since.get(phase, moment), moment)
         counted = GaugeMetricFamily("kaito_workspace_count", "Workspaces by phase.", labels=["phase"])
         for phase in PHASES:
             counted.add_metric([phase], phases[phase])
@@ -90,18 +96,18 @@ class WorkspaceCensus:
             "Seconds that the Workspace has been in a phase which has been there longest; 0 without one.",
             labels=["phase"],
         )
-        since = _since(workspaces)
         now = self._now()
         for phase in PHASES:
-            oldest.add_metric([phase], max(0.0, (now - since.get(phase, now)).total_seconds()))
+            age = (now - parse_time(since[phase])).total_seconds() if since.get(phase) else 0.0
+            oldest.add_metric([phase], max(0.0, age))
         yield oldest
         held = GaugeMetricFamily(
             "kaito_workspace_gpu_nodes", "Nodes that Workspaces hold, by instance type.", labels=["instance_type"]
         )
         sizes = Tally(
-            self._sizes.get(facts.labels_of(node).get(labels.INSTANCE_TYPE, "").casefold(), "other")
+            self._sizes.get(node.labels.get(labels.INSTANCE_TYPE, "").casefold(), "other")
             for node in nodes
-            if any(claims_of(node))
+            if any(claims_on(node))
         )
         for size, number in sorted(sizes.items()):
             held.add_metric([size], number)
@@ -113,17 +119,13 @@ class WorkspaceCensus:
         yield outdated
 
 
-def _since(workspaces: Iterable[Workspace]) -> dict[str, datetime]:
-    """By phase, when the Workspace entered it that has been in it longest."""
-    since: dict[str, datetime] = {}
-    for workspace in workspaces:
-        whole = find(workspace.status.conditions, WORKSPACE_SUCCEEDED)
-        moved = whole.last_transition_time if whole is not None else ""
-        moment = workspace.metadata.deletion_timestamp or moved or workspace.metadata.creation_timestamp
-        if moment:
-            phase, entered = phase_of(workspace), parse_time(moment)
-            since[phase] = min(since.get(phase, entered), entered)
-    return since
+def phase_entered(stored: Stored[Workspace]) -> Iterable[str]:
+    """The phase of a Workspace, a blank, and when it entered it: for the index ``PHASE``."""
+    workspace = stored.peek()
+    whole = find(workspace.status.conditions, WORKSPACE_SUCCEEDED)
+    moved = whole.last_transition_time if whole is not None else ""
+    moment = workspace.metadata.deletion_timestamp or moved or workspace.metadata.creation_timestamp
+    return (f"{phase_of(workspace)} {moment or ''}",)
 
 
 def phase_of(workspace: Workspace) -> str:

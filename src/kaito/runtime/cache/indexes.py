@@ -40,6 +40,10 @@ class Index:
     def keys(self, value: str) -> Iterable[Key]:
         return self._keys.get(value, ())
 
+    def counts(self) -> Iterable[tuple[str, int]]:
+        """The values, and how many objects are filed under each."""
+        return ((value, len(keys)) for value, keys in self._keys.items())
+
     def put(self, stored: Stored[Any]) -> None:
         key = stored.key
         old, new = self._filed.get(key, ()), self._values(stored)

@@ -92,6 +92,15 @@ class Lister(Generic[T]):
         """Objects that the index ``index`` files under ``value``. Raises KeyError for an index that was not added."""
         return self._by(lambda store: store.indexes.named(index).keys(value), namespace)
 
+    def tally(self, index: str) -> dict[str, int]:
+        """How many objects the index ``index`` files under each value, whatever they are. Raises KeyError as ``by_index``."""
+        self._check()
+        found: dict[str, int] = {}
+        for store in self._stores:
+            for value, count in store.indexes.named(index).counts():
+                found[value] = found.get(value, 0) + count
+        return found
+
     def decoded(self, found: Iterable[Stored[T]]) -> builtins.list[T]:
         """What ``found`` decodes to, without objects that do not decode."""
         objects: builtins.list[T] = []
