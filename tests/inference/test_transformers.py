@@ -50,6 +50,15 @@ class TestTransformers(Contract):
             assert list(pool.map(ask, kinds)) == alone
         assert alone[0] == alone[3]
 
+    def test_a_client_that_goes_away_ends_what_generate_makes(self, server: Real) -> None:
+        kwargs = {"no_repeat_ngram_size": 50, "max_new_tokens": 900, "min_new_tokens": 900}
+        with pytest.raises(httpx2.TimeoutException):
+            httpx2.post(f"{server.url}/chat", json={"prompt": "Once", "generate_kwargs": kwargs}, timeout=1)
+        answer = server.post("/chat", prompt="1, 2, 3,", generate_kwargs={"max_new_tokens": 1, "num_beams": 2})
+        assert answer["Result"].startswith("1, 2, 3,")
+        metrics = httpx2.get(f"{server.url}/metrics", timeout=60).text
+        assert "kaito_inference_sequences_running 0.0" in metrics
+
     def test_what_generate_does_not_take_is_said(self, server: Real) -> None:
         for kwargs in ({"num_beams": -1}, {"suppress_tokens": "all"}):
             body = {"prompt": "x", "generate_kwargs": kwargs}
