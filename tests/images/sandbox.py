@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,30 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc")
 USER = "65532"
+
+
+@cache
+def _program() -> str:
+    """bubblewrap, which may be forbidden to make namespaces inside of a container."""
+    program = shutil.which("bwrap")
+    if program is None:
+        pytest.skip("the images' programs are left out: bubblewrap is not installed")
+    tried = [
+        program,
+        "--unshare-user",
+        "--unshare-pid",
+        "--ro-bind",
+        "/",
+        "/",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "true",
+    ]
+    if subprocess.run(tried, capture_output=True, check=False).returncode:
+        pytest.skip("the images' programs are left out: bubblewrap cannot make namespaces here")
+    return program
 
 
 def command(prefix: Path, words: Sequence[str], mounts: Mapping[str, Path], environ: Mapping[str, str]) -> list[str]:
