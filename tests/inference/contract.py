@@ -24,6 +24,12 @@ ADAPTERS = {"one": 1.0, "two.v1": 0.5, "zero": 0.0}
 ANSWER = "The capital of France is Paris."
 ASKED: dict[str, Any] = {"model": "base", "messages": QUESTION}
 CHAT: dict[str, Any] = {**ASKED, "temperature": 0}
+FACTS = {
+    "What is the capital of Japan?": "The capital of Japan is Tokyo.",
+    "What is 2 + 2?": "The answer to this classic math problem is 4.",
+    "How many days are in a week?": "A week is approximately 7 days.",
+}
+"""What the model says of them, right or nearly so."""
 CLOSE = {"openvino": 0.05, "transformers": 1e-3}
 """How far log probabilities may be from those of plain PEFT in float32; OpenVINO computes with 16 bits."""
 WIDTHS = {"self_attn.q_proj": (576, 576), "self_attn.k_proj": (192, 576), "mlp.down_proj": (576, 1536)}
@@ -185,6 +191,13 @@ class Contract:
                 assert error.value.param in {"temperature", "n", "logit_bias", "colour"}
             with pytest.raises(openai.BadRequestError, match="tools"):
                 client.chat.completions.create(**CHAT, tools=[{"type": "function", "function": {"name": "f"}}])
+
+    @pytest.mark.parametrize("question", FACTS)
+    def test_every_engine_says_the_same_of_facts(self, server: Real, question: str) -> None:
+        with api(server) as client:
+            asked: Any = [{"role": "user", "content": question}]
+            said = client.chat.completions.create(model="base", messages=asked, temperature=0, max_tokens=24)
+        assert said.choices[0].message.content == FACTS[question]
 
     def test_a_stream_is_the_whole_answer(self, server: Real) -> None:
         with api(server) as client:
