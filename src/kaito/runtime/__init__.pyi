@@ -72,8 +72,8 @@ from .manager.elector import ElectionConfig as ElectionConfig
 from .manager.elector import Fence as Fence
 from .manager.groups import Order as Order
 from .manager.manager import Manager as Manager
-from .manager.manager import ManagerOptions as ManagerOptions
-from .manager.manager import default_identity as default_identity
+from .manager.options import ManagerOptions as ManagerOptions
+from .manager.options import default_identity as default_identity
 from .manager.plugins import load_controllers as load_controllers
 from .manager.recorder import EventRecorder as EventRecorder
 from .metrics import RuntimeMetrics as RuntimeMetrics

@@ -13,26 +13,23 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
-import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import TYPE_CHECKING, Any, final
 
 import lazy_loader
 
-from kaito.runtime.cache.cache import SYNC_TIMEOUT, Cache, describe_unsynced
+from kaito.runtime.cache.cache import Cache, describe_unsynced
 from kaito.runtime.clock import Clock, SystemClock
 from kaito.runtime.control.controller import Controller
 from kaito.runtime.control.run import ControllerRun
 from kaito.runtime.errors import CacheError, ConfigError, LeadershipLost, StopTimeout
 from kaito.runtime.log import get_logger
 from kaito.runtime.manager import watchdog
-from kaito.runtime.manager.elector import ElectionConfig, Elector, Fence
+from kaito.runtime.manager.elector import Elector, Fence
 from kaito.runtime.manager.groups import Group, Order, Run, Supervisor
+from kaito.runtime.manager.options import ManagerOptions, Server, default_identity
 from kaito.runtime.manager.recorder import FLUSH_TIME, EventRecorder, EventWriter
 from kaito.runtime.manager.served import ServedKinds
 from kaito.runtime.manager.watchdog import Watchdog
@@ -70,53 +67,6 @@ STOP_MARGIN = 1.0
 """Seconds after the grace period at which a process that still runs is ended; half of it is for what was cancelled."""
 
 _log = get_logger("manager")
-
-
-@dataclass(frozen=True, slots=True)
-class ManagerOptions:
-    metrics_address: str = ":8080"
-    """``host:port`` of ``/metrics``; "0" for none."""
-    metrics_secure: bool = False
-    """Serve metrics over TLS, and only to those whom the cluster lets ``get`` their path."""
-    metrics_certificates: Path | None = None
-    """Folder with ``tls.crt`` and ``tls.key`` for secure metrics; None for a certificate made at the start."""
-    health_address: str = ":8081"
-    """``host:port`` of ``/healthz``, ``/readyz`` and ``/debug/tasks``; "0" for none."""
-    election: ElectionConfig | None = None
-    """None: this process leads from the start."""
-    grace_period: float = 30.0
-    """Seconds for reconciles in progress to end when the manager stops. One second later the process is ended."""
-    sync_timeout: float = SYNC_TIMEOUT
-    field_manager: str = "kaito"
-    """Owner of the fields that the manager's clients write, in ``managedFields`` and for server-side apply."""
-    own_process: bool = False
-    """This process runs nothing but the manager, which may set up its memory: what has been loaded when its caches have
-    synced is left out of garbage collections, which would hold the event loop longer the more that is, and buffers are kept."""
-    namespaces: Sequence[str] = ()
-    """Namespaces that the cache holds where nothing else is said; empty for all of them."""
-
-
-class Server(Protocol):
-    """Serves the cluster rather than this process, such as ``WebhookServer``."""
-
-    async def start(self) -> None: ...
-
-    async def run(self) -> None:
-        """Keep up to date what it serves with, until cancelled."""
-        ...
-
-    async def check(self) -> None:
-        """Raises where it cannot be reached."""
-        ...
-
-    async def stop(self) -> None:
-        """Also called where ``start`` was not, or failed."""
-        ...
-
-
-def default_identity() -> str:
-    """``hostname_uuid``: unique for each process."""
-    return f"{socket.gethostname()}_{uuid.uuid4()}"
 
 
 @final

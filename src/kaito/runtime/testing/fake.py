@@ -19,7 +19,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from kaito.runtime.clock import Clock
 from kaito.runtime.errors import BadRequest, Expired, Invalid, NotFound, NotImplementedByServer
-from kaito.runtime.manager.manager import Manager, ManagerOptions
+from kaito.runtime.manager.manager import Manager
+from kaito.runtime.manager.options import ManagerOptions
 from kaito.runtime.objects import resource as resources
 from kaito.runtime.objects.resource import Key, Manifest, Resource
 from kaito.runtime.testing.clock import VirtualClock
