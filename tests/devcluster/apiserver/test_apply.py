@@ -9,8 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaito.devcluster.apiserver.managedfields import fields, merge, owners
+from kaito.devcluster.apiserver.crd import custom_kinds
+from kaito.devcluster.apiserver.managedfields import applied, fields, merge, owners
 from kaito.devcluster.apiserver.schema import Schema
+from kaito.devcluster.apiserver.store import Store
+from kaito.runtime import Conflict
 
 if TYPE_CHECKING:
     from devcluster.harness import Answer, Kube
@@ -460,6 +463,55 @@ def test_the_order_of_managers_does_not_matter(
     staying = [name for name in order if name != leaving]
     left = merge.prune(node, live, sets[leaving], union(staying))
     assert merge.fields_of(node, left) - {("f:spec",)} == union(staying) - {("f:spec",)}
+
+
+_values = st.sampled_from(["1", "2"])
+_clashing = st.fixed_dictionaries(
+    {},
+    optional={
+        "size": st.integers(0, 1),
+        "free": st.dictionaries(st.sampled_from("xy"), st.integers(0, 1), min_size=1),
+        "tags": st.lists(st.sampled_from("xy"), unique=True, min_size=1),
+        "parts": st.lists(
+            st.fixed_dictionaries({"name": st.sampled_from("xy")}, optional={"value": _values}),
+            unique_by=lambda item: item["name"],
+            min_size=1,
+        ),
+        "plain": st.lists(_values, min_size=1),
+        "whole": st.dictionaries(st.sampled_from("xy"), _values, min_size=1),
+    },
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(MANAGERS), _clashing, st.booleans()), min_size=1, max_size=12))
+def test_an_object_is_at_all_times_what_its_owners_own(applies: list[tuple[str, dict[str, Any], bool]]) -> None:
+    (kind,) = custom_kinds(_complete(CRD), Store())
+
+    def content(obj: dict[str, Any]) -> frozenset[Any]:
+        return merge.fields_of(kind.schema.root, {"spec": obj["spec"]}) - {("f:spec",)}
+
+    live = thing()
+    for manager, spec, force in applies:
+        config = thing(**spec)
+        try:
+            after = applied(kind, live, config, manager, force=force, now="t")
+        except Conflict:
+            assert not force
+            continue
+        assert content(config) <= content(after)
+        held = owners.decode(after["metadata"]["managedFields"])
+        assert frozenset().union(*(each.fields for each in held.values())) - {("f:spec",)} == content(after)
+        assert applied(kind, after, config, manager, now="later") == after
+        for name, value in spec.items():
+            if name in ("size", "plain", "whole"):
+                assert after["spec"][name] == value
+        live = after
+
+
+def _complete(definition: dict[str, Any]) -> dict[str, Any]:
+    """With what the API server fills in."""
+    names = {"listKind": "ThingList", "singular": "thing", **definition["spec"]["names"]}
+    return {**definition, "spec": {**definition["spec"], "names": names}}
 
 
 @given(st.frozensets(st.lists(st.sampled_from(["f:a", "f:b.c/d", 'k:{"n":"x"}', "v:1"]), min_size=1).map(tuple)))
