@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
 import os
 import pty
 import re
 import signal
+import ssl
 import sys
 import termios
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -21,6 +24,8 @@ from aiohttp import web
 
 from devcluster.harness import Kube
 from kaito.devcluster.apiserver import ApiServer, AttachOptions
+from kaito.devcluster.apiserver.connect.backends import PodAddress
+from kaito.devcluster.apiserver.connect.portforward import PortForward
 from kaito.devcluster.apiserver.connect.spdy import Headers, Session, SpdyError, Type, control, data
 from kaito.runtime import BadRequest
 from support.kubectl import Kubectl, installed
@@ -517,3 +522,80 @@ async def test_what_is_no_spdy_ends_the_session(frame: bytes) -> None:
     wire.feed(frame, b"")
     with pytest.raises(SpdyError):
         await Session(wire, lambda stream: None).run()
+
+
+async def test_a_stream_that_is_reset_ends_its_connection_and_no_other() -> None:
+    address, left = loopback_address(), []
+    came = asyncio.Semaphore(0)
+
+    async def stay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        name = await reader.readline()
+        came.release()
+        try:
+            while True:  # the end of its input alone does not end it
+                writer.write(b".")
+                await writer.drain()
+                await asyncio.sleep(0.005)
+        finally:
+            left.append(name)
+
+    async with listening(stay, address, 5000), asyncio.timeout(20):
+        wire, client = _Wire(), Headers()
+        running = asyncio.create_task(PortForward(wire, PodAddress("p", address)).run())
+        for number, name in ((1, b"a\n"), (5, b"b\n")):
+            named = {"port": "5000", "requestid": str(number)}
+            wire.feed(
+                syn(client, number, streamtype="error", **named), syn(client, number + 2, streamtype="data", **named)
+            )
+            wire.feed(data(number + 2, name))
+            await came.acquire()
+        wire.feed(control(Type.RST_STREAM, (3).to_bytes(4, "big") + (5).to_bytes(4, "big")))
+        await eventually(lambda: left == [b"a\n"])
+        wire.feed(b"")
+        await running
+        await eventually(lambda: left == [b"a\n", b"b\n"])
+
+
+async def test_the_end_of_an_attached_process_is_told(kube: Kube, api_server: ApiServer) -> None:
+    echo = api_server.attach_provider = Echo()
+    await pod(kube, loopback_address(), stdin=True)
+    url = f"{kube.server.url}{PODS}/p/attach?stdin=true&stdout=true&stderr=true"
+    async with (
+        asyncio.timeout(20),
+        kube.session.ws_connect(url, headers=authorized(kube), protocols=["v5.channel.k8s.io"]) as socket,
+    ):
+        assert await socket.receive_bytes() == b"\1ready\n"
+        await socket.send_bytes(b"\4" + b'{"Width": 80, "Height": 24}')
+        await socket.send_bytes(b"\0bad")
+        assert [await socket.receive_bytes() for _ in range(2)] == [b"\1BAD", b"\2oh\n"]
+        await socket.send_bytes(bytes([255, 0]))
+        assert await socket.receive_bytes() == b"\1bye\n"
+        status = await socket.receive_bytes()
+        assert (status[0], json.loads(status[1:])["status"]) == (3, "Success")
+        assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+    assert echo.size == (80, 24)
+
+
+async def test_connections_that_have_ended_are_forgotten(kube: Kube) -> None:
+    address = loopback_address()
+    await pod(kube, address)
+
+    def handlers() -> int:
+        gc.collect()
+        return sum(isinstance(each, web.RequestHandler) for each in gc.get_objects())
+
+    before = handlers()
+    async with listening(saying("a"), address, 5000), asyncio.timeout(20):
+        for _ in range(3):
+            head = (
+                f"POST {PODS}/p/portforward HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {kube.token}\r\n"
+                "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: portforward.k8s.io\r\n\r\n"
+            )
+            context = ssl.create_default_context(cadata=kube.server.ca_pem.decode())
+            port = int(kube.server.url.rpartition(":")[2])
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+            writer.write(head.encode())
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+            writer.close()
+            await writer.wait_closed()
+        await eventually(lambda: handlers() <= before)
