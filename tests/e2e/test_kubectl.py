@@ -391,6 +391,8 @@ def test_server_side_apply_takes_over_what_was_applied_before(kubectl: Kubectl) 
 def test_workloads_are_created_without_a_manifest(kubectl: Kubectl) -> None:
     kubectl("create", "deployment", "web", "--image=nginx", "--replicas=2", "--port=80")
     kubectl("rollout", "status", "deployment/web", "--timeout=40s")
+    kubectl("autoscale", "deployment", "web", "--min=1", "--max=3", "--cpu-percent=80")
+    assert kubectl.json("get", "hpa", "web")["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"] == 80
     kubectl("create", "job", "once", "--image=busybox", "--", "date")
     kubectl("wait", "--for=condition=Complete", "job/once", "--timeout=40s")
     kubectl("create", "cronjob", "often", "--image=busybox", "--schedule=*/5 * * * *", "--", "date", "-u")

@@ -19,10 +19,10 @@ def test_every_kind_has_its_definition_and_list() -> None:
             assert sub.connects or definition_name(sub.group, sub.version, sub.kind) in definitions()
 
 
-def test_names_are_unique_within_a_group() -> None:
+def test_names_are_unique_within_a_version() -> None:
     places = [(info.group, info.version, info.plural) for info in BUILTINS]
     assert len(set(places)) == len(places)
-    shorts = [(info.group, short) for info in BUILTINS for short in info.short_names]
+    shorts = [(info.group, info.version, short) for info in BUILTINS for short in info.short_names]
     assert len(set(shorts)) == len(shorts)
 
 

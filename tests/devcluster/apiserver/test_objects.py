@@ -395,3 +395,27 @@ async def test_large_replies_are_compressed_for_those_who_ask(kube: Kube) -> Non
     assert zipped.headers.get("Content-Encoding") == "gzip"
     assert "Content-Encoding" not in plain.headers
     assert zipped.body == plain.body
+
+
+async def test_autoscalers_of_both_versions_are_the_same(kube: Kube) -> None:
+    paths = [f"/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers" for version in ("v1", "v2")]
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}
+    spec = {"scaleTargetRef": target, "maxReplicas": 3, "targetCPUUtilizationPercentage": 80}
+    head = {"kind": "HorizontalPodAutoscaler", "metadata": {"name": "web"}}
+    made = await kube.post(paths[0], {"apiVersion": "autoscaling/v1", **head, "spec": spec})
+    assert (made.status, made.body["spec"]) == (201, {**spec, "minReplicas": 1})
+    newer = (await kube.get(f"{paths[1]}/web")).body
+    cpu = {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}
+    assert newer["spec"] == {"scaleTargetRef": target, "maxReplicas": 3, "minReplicas": 1, "metrics": [cpu]}
+    memory = {
+        "type": "Resource",
+        "resource": {"name": "memory", "target": {"type": "AverageValue", "averageValue": "1Gi"}},
+    }
+    more = {"metrics": [memory, cpu], "behavior": {"scaleDown": {"stabilizationWindowSeconds": 5}}}
+    await kube.merge(f"{paths[1]}/web", {"spec": more})
+    older = await kube.merge(f"{paths[0]}/web", {"spec": {"maxReplicas": 4, "targetCPUUtilizationPercentage": 50}})
+    assert older.body["spec"] == {**spec, "minReplicas": 1, "maxReplicas": 4, "targetCPUUtilizationPercentage": 50}
+    kept = (await kube.get(f"{paths[1]}/web")).body
+    assert kept["spec"]["metrics"][1:] == [memory]
+    assert kept["spec"]["behavior"] == more["behavior"]
+    assert "annotations" not in kept["metadata"]

@@ -218,6 +218,7 @@ BUILTINS: tuple[ResourceInfo, ...] = (
     _info(_NETWORKING, "IngressClass", "ingressclasses", namespaced=False),
     _info(_NETWORKING, "Ingress", "ingresses", "ing", status=True),
     _info(_NETWORKING, "NetworkPolicy", "networkpolicies", "netpol"),
+    _info("autoscaling/v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", categories=_ALL, status=True),
     _info("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "hpa", categories=_ALL, status=True),
     _info("node.k8s.io/v1", "RuntimeClass", "runtimeclasses", namespaced=False),
     _info("authentication.k8s.io/v1", "SelfSubjectReview", "selfsubjectreviews", namespaced=False, verbs=CREATE_ONLY),

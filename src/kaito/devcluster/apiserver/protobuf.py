@@ -30,6 +30,7 @@ _KINDS: Final = {
         "SelfSubjectRulesReview",
         "SubjectAccessReview",
     ),
+    "autoscaling/v1": ("HorizontalPodAutoscaler",),
     "autoscaling/v2": ("HorizontalPodAutoscaler",),
     "batch/v1": ("CronJob", "Job"),
     "networking.k8s.io/v1": ("Ingress",),
@@ -38,6 +39,8 @@ _KINDS: Final = {
     "scheduling.k8s.io/v1": ("PriorityClass",),
 }
 
+_OLDER: Final = {("autoscaling/v1", "HorizontalPodAutoscaler"): "HorizontalPodAutoscalerV1"}
+"""Messages of kinds that another version calls the same."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 Json = Any
 
@@ -68,7 +71,8 @@ def decode(body: bytes) -> dict[str, Json]:
                 f"{kind or 'an object'} in {api_version or 'no version'} is not read from protobuf by this server: "
                 'use "--dry-run=client -o yaml | kubectl apply -f -"'
             )
-        return {"kind": kind, "apiVersion": api_version, **_message(kind, envelope.get("raw", memoryview(b"")))}
+        message = _OLDER.get((api_version, kind), kind)
+        return {"kind": kind, "apiVersion": api_version, **_message(message, envelope.get("raw", memoryview(b"")))}
     except (IndexError, UnicodeDecodeError, ValueError, TypeError, OverflowError) as error:
         raise BadRequest(f"the body is not a well-formed protobuf message: {error}") from error
 

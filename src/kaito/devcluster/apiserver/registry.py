@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kaito.devcluster.apiserver.builtins import BUILTINS, ResourceInfo
-from kaito.devcluster.apiserver.events import EVENTS_V1, Conversion
+from kaito.devcluster.apiserver.conversions import AUTOSCALERS_V1, EVENTS_V1, Conversion
 from kaito.devcluster.apiserver.fields import EVENTS_V1_LABELS, builtin_extractor
 from kaito.devcluster.apiserver.schema import Schema
 from kaito.devcluster.apiserver.store import NO_FIELDS, Collection, Object, Record, Store, decode, encode
@@ -26,6 +26,10 @@ class ScalePaths:
     """Path of the selector as a string (custom resources); built-ins have a label selector at spec.selector."""
 
 
+_CONVERSIONS = {
+    ("events.k8s.io", "v1", "events"): EVENTS_V1,
+    ("autoscaling", "v1", "horizontalpodautoscalers"): AUTOSCALERS_V1,
+}
 BUILTIN_SCALE = ScalePaths("spec.replicas", "status.replicas")
 
 
@@ -136,7 +140,8 @@ class Registry:
         self._groups[(kind.info.group, kind.info.version)] = None
 
     def _builtin(self, info: ResourceInfo) -> Kind:
-        events_v1 = (info.group, info.plural) == ("events.k8s.io", "events")
+        conversion = _CONVERSIONS.get(_address(info))
+        events_v1 = conversion is EVENTS_V1
         storage = "events" if events_v1 else info.group_resource
         extract = builtin_extractor(storage)
         stored = extract({}) if extract is not None else NO_FIELDS
@@ -148,7 +153,7 @@ class Registry:
             extract=extract,
             field_labels=EVENTS_V1_LABELS if events_v1 else {name: name for name in stored},
             scale=BUILTIN_SCALE if "scale" in info.subresources else None,
-            conversion=EVENTS_V1 if events_v1 else None,
+            conversion=conversion,
             ttl=3600.0 if storage == "events" else None,
         )
 
