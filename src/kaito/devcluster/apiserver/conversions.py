@@ -1,4 +1,4 @@
-"""Built-in resources that are served in two forms, and stored in one: Events as of core/v1, autoscalers as of autoscaling/v2."""
+"""Built-in resources that are served in two forms and stored in one, such as Events, which are stored as core/v1."""
 
 from __future__ import annotations
 
