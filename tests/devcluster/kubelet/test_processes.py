@@ -314,6 +314,23 @@ async def test_probes_are_asked(machine: Machine, tmp_path: Path) -> None:
     assert state(pod)["lastState"]["terminated"]["exitCode"] == 143
 
 
+async def test_a_pod_that_is_deleted_while_a_probe_ends_its_container_goes_in_its_own_time(machine: Machine) -> None:
+    probe = {
+        "exec": {"command": ["false"]},
+        "periodSeconds": 1,
+        "failureThreshold": 1,
+        "terminationGracePeriodSeconds": 600,
+    }
+    await machine.pod("deaf", shell("trap '' TERM; while :; do sleep 0.05; done", livenessProbe=probe))
+
+    async def killing() -> bool:
+        return any(event["reason"] == "Killing" for event in await machine.list(EVENTS))
+
+    await eventually(killing)
+    await machine.client.delete(PODS, "deaf", machine.namespace, grace_period=1)
+    await machine.gone(PODS, "deaf")
+
+
 async def test_memory_beyond_the_limit_kills(machine: Machine) -> None:
     greedy = "import time\nheld = bytearray(200 << 20)\ntime.sleep(600)"
     container = {"name": "main", "image": "any:1", "command": [sys.executable, "-c", greedy]}

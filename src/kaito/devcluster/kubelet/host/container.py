@@ -135,7 +135,7 @@ class HostContainer:
         self._process: HostProcess | None = None
         self._build = build
         self._setting = setting
-        self._stop = Stop()
+        self._stop = self._ending = Stop()
         self._attempt = 0
         self._crashes = 0
         policy = setting.pod["spec"].get("restartPolicy", "Always")
@@ -157,16 +157,18 @@ class HostContainer:
 
     def stop(self, grace: float) -> None:
         self._stop.ask(grace)
+        self._ending.ask(grace)
 
     async def run(self) -> None:
         while not self._stop.asked.is_set():
             started = self._setting.clock.monotonic()
             try:
-                code, reason = await self._attempt_once()
+                begun = await self._begin()
             except (Missing, OSError, ValueError) as error:
                 kind = "CreateContainerConfigError" if isinstance(error, Missing) else "CreateContainerError"
                 await self._cannot_start(kind, str(error))
                 continue
+            code, reason = await self._supervise(*begun)
             again = self._policy == "Always" or (self._policy == "OnFailure" and code != 0)
             now = self._setting.clock.now()
             if not again or self._stop.asked.is_set():
@@ -199,8 +201,8 @@ class HostContainer:
             self.status = {**self.status, "state": self.status["lastState"]}
             self._setting.changed()
 
-    async def _attempt_once(self) -> tuple[int, str]:
-        """Exit code and reason. Raises Missing, OSError and ValueError where it cannot be started."""
+    async def _begin(self) -> tuple[HostProcess, Program, probes.Target]:
+        """Start the process. Raises Missing, OSError and ValueError where it cannot be started."""
         setting, spec = self._setting, self.spec
         environ = await environment(spec, setting.pod, setting.node, setting.sources, setting.base)
         volumes = [volume["name"] for volume in setting.pod["spec"].get("volumes") or ()]
@@ -258,11 +260,7 @@ class HostContainer:
             ("Started", f"Started container {spec['name']} as process {process.pid}"),
         ):
             setting.note(Note("Normal", reason, text))
-        self._process = process
-        try:
-            return await self._supervise(process, program, target)
-        finally:
-            self._process = None
+        return process, program, target
 
     def _new_log(self) -> LogFile:
         log = LogFile(self._setting.folders.log(self.spec["name"], self._attempt))
@@ -279,22 +277,23 @@ class HostContainer:
         prober = Prober(self.spec, target, self._setting.timing.second, program.quick, self._report, self._setting.note)
         probing = asyncio.create_task(prober.run(), name=f"probes of process {process.pid}")
         stopping = asyncio.create_task(self._stop.asked.wait())
-        stop = self._stop
+        self._process, self._ending = process, self._stop
         try:
             await asyncio.wait({exited, probing, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if probing.done() and not exited.done() and not stopping.done():
                 failed = probing.result()
                 note = f"Container {self.spec['name']} failed {failed.kind} probe, will be restarted"
                 self._setting.note(Note("Normal", "Killing", note))
-                stop = Stop()
-                stop.ask(self._setting.grace if failed.grace is None else failed.grace)
+                self._ending = Stop()
+                self._ending.ask(self._setting.grace if failed.grace is None else failed.grace)
             elif not exited.done():
                 self._setting.note(Note("Normal", "Killing", f"Stopping container {self.spec['name']}"))
             if not exited.done():
                 self._report(ready=False)
-                await self._end(process, exited, target, stop)
+                await self._end(process, exited, target, self._ending)
             code = await exited
         finally:
+            self._process, self._ending = None, self._stop
             for task in (probing, stopping, exited):
                 task.cancel()
             await asyncio.wait({probing, stopping, exited})
