@@ -29,7 +29,9 @@ async def test_openvino_says_what_its_bare_pipeline_says() -> None:
 
     bare = openvino_genai.LLMPipeline(str(locate(MODEL)), "CPU")
     expected = bare.generate([PROSE], max_new_tokens=24, do_sample=False, apply_chat_template=False).texts[0]
-    engine = OpenVino(Settings(engine="openvino", model=MODEL, extra={"unpack": "false"}))
+    engine = OpenVino(
+        Settings(engine="openvino", model=MODEL, extra={"unpack": "false", "cache_size": "0", "num_kv_blocks": "256"})
+    )
     try:
         await engine.load([()])
         generation = Generation(tuple(engine.encode(PROSE, special=True)), Sampling(max_tokens=24, temperature=0.0))

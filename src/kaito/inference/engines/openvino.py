@@ -17,6 +17,7 @@ import gguf
 import numpy
 import openvino
 import openvino_genai as genai
+import yaml
 
 from kaito.inference.engines import merging
 from kaito.inference.engines.loading import detached
@@ -52,7 +53,11 @@ class OpenVino:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._scheduler = {**_SCHEDULER, "max_num_seqs": settings.max_batch, **settings.extra}
+        # A flag of the command line is text; the configuration file has said what it is.
+        given = {
+            name: yaml.safe_load(value) if isinstance(value, str) else value for name, value in settings.extra.items()
+        }
+        self._scheduler = {**_SCHEDULER, "max_num_seqs": settings.max_batch, **given}
         self._device = str(self._scheduler.pop("device", "CPU"))
         self._unpack = str(self._scheduler.pop("unpack", True)).lower() != "false"
         unknown = [name for name in self._scheduler if not hasattr(genai.SchedulerConfig(), name)]
