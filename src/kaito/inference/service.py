@@ -75,17 +75,30 @@ class Ticket:
         """The request asks for log probabilities."""
         return self._generations[0].sampling.logprobs is not None
 
+    async def whole(self, index: int) -> Piece:
+        """All of sequence ``index``. Where nothing may stop it in its middle its text is made once, at the end: making it
+        from a token at a time costs an engine for CPUs a seventh of its time."""
+        tokens: list[Token] = []
+        finish: Finish | None = None
+        if self._stops:
+            text = ""
+            async with aclosing(self.pieces(index)) as pieces:
+                async for piece in pieces:
+                    text += piece.text
+                    tokens += piece.tokens
+                    finish = piece.finish
+            return Piece(text, tuple(tokens), finish)
+        async with aclosing(self._steps(index)) as steps:
+            async for step in steps:
+                tokens += step.tokens
+                finish = step.finish
+        return Piece(self._service.engine.decode([token.id for token in tokens]), tuple(tokens), finish)
+
     async def pieces(self, index: int) -> AsyncGenerator[Piece]:
         """Sequence ``index`` of the request. Closing the generator cancels the sequence."""
-        generation = self._generations[index]
-        async with self._service.admission.turn(), aclosing(_steps(self._service.engine, generation)) as steps:
-            text, stop = Detokenizer(self._service.engine.decode), StopFinder(self._stops)
-            first = True
+        text, stop = Detokenizer(self._service.engine.decode), StopFinder(self._stops)
+        async with aclosing(self._steps(index)) as steps:
             async for step in steps:
-                if first and step.tokens:
-                    first = False
-                    self._service.metrics.first_token.observe(monotonic() - self._began)
-                self._service.metrics.generation_tokens.labels(self.model).inc(len(step.tokens))
                 given = stop.push(text.push([token.id for token in step.tokens]))
                 if not stop.found and step.finish:
                     given += stop.push(text.flush())
@@ -94,6 +107,21 @@ class Ticket:
                 yield Piece(given, step.tokens, finish)
                 if finish:
                     return
+
+    async def _steps(self, index: int) -> AsyncGenerator[Step]:
+        """What the engine generates in its turn, counted."""
+        metrics, first = self._service.metrics, True
+        generated = metrics.generation_tokens.labels(self.model)
+        async with (
+            self._service.admission.turn(),
+            aclosing(_steps(self._service.engine, self._generations[index])) as steps,
+        ):
+            async for step in steps:
+                if first and step.tokens:
+                    first = False
+                    metrics.first_token.observe(monotonic() - self._began)
+                generated.inc(len(step.tokens))
+                yield step
 
 
 async def _steps(engine: Engine, generation: Generation) -> AsyncGenerator[Step]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter
@@ -110,8 +109,7 @@ class ChatReply(WholeReply):
         return {"Result": "".join(self._before + text for text in texts)}
 
     async def _text(self, index: int) -> str:
-        async with aclosing(self.ticket.pieces(index)) as pieces:
-            text = "".join([piece.text async for piece in pieces])
+        text = (await self.ticket.whole(index)).text
         return cleaned(text) if self._clean else text
 
     def failure(self, error: RequestError) -> Response:

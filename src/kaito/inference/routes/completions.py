@@ -171,9 +171,7 @@ class WholeCompletion(WholeReply):
 
     async def _choice(self, index: int) -> Choice:
         choice = Choice(self._answer.echo[index])
-        async with aclosing(self.ticket.pieces(index)) as pieces:
-            async for piece in pieces:
-                choice.add(piece)
+        choice.add(await self.ticket.whole(index))
         return choice
 
     def failure(self, error: RequestError) -> Response:
