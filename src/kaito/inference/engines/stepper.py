@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncGenerator
+from time import monotonic
 from typing import Generic, Protocol, TypeVar, final
 
 from kaito.inference.errors import EngineFault, RequestError, stopping
@@ -14,6 +15,9 @@ from kaito.inference.protocol import Step
 log = logging.getLogger(__name__)
 Request = TypeVar("Request", contravariant=True)
 
+_PACE = 0.03
+"""Seconds between two deliveries, where nothing ends: a small model makes tokens so fast that waking the event loop for each
+slows it down."""
 _LONGEST = 1.0
 """Seconds for which an end waits for a step: one with a long prompt may take minutes."""
 
@@ -90,6 +94,8 @@ class Stepper(Generic[Request]):
         self._deliver([(key, stopping()) for key in self._queues])
 
     def _run(self) -> None:
+        steps: list[tuple[int, Step | RequestError]] = []
+        delivered = 0.0
         while True:
             with self._changed:
                 while not (self._closing or self._new or self._gone or not self._batch.empty):
@@ -98,7 +104,6 @@ class Stepper(Generic[Request]):
                     return
                 new, self._new = self._new, []
                 gone, self._gone = set(self._gone), []
-            steps: list[tuple[int, Step | RequestError]] = []
             for key, request in new:
                 if key not in gone:
                     steps += self._added(key, request)
@@ -110,9 +115,12 @@ class Stepper(Generic[Request]):
             except Exception:
                 log.exception("a step failed")
                 steps += self._abandoned()
+            if not steps or (monotonic() - delivered < _PACE and not any(_ends(step) for _, step in steps)):
+                continue
             with self._changed:
-                if steps and not self._closing:
+                if not self._closing:
                     self._loop.call_soon_threadsafe(self._deliver, steps)
+            steps, delivered = [], monotonic()
 
     def _added(self, key: int, request: Request) -> list[tuple[int, Step | RequestError]]:
         try:
@@ -134,3 +142,7 @@ class Stepper(Generic[Request]):
         for key, step in steps:
             if queue := self._queues.get(key):
                 queue.put_nowait(step)
+
+
+def _ends(step: Step | RequestError) -> bool:
+    return isinstance(step, RequestError) or step.finish is not None
