@@ -24,3 +24,14 @@ def test_the_reference_is_that_of_the_generator() -> None:
     paths = [path for path, _, _ in generate_reference.fields()]
     assert {"resource.instanceType", "inference.adapters[].strength", "status.targetNodeCount"} <= set(paths)
     assert all(text for _, _, text in generate_reference.flags())
+
+
+def test_every_variable_that_is_read_is_in_the_reference() -> None:
+    text = generate_reference.render()
+    families = "KAITO|ARM|AZURE|CLOUD|PRESET|DEPLOYMENT|FEATURE"
+    sources = [
+        path for package in generate_reference.PACKAGES for path in (generate_reference.CODE / package).rglob("*.py")
+    ]
+    read = {name for path in sources for name in re.findall(rf'"((?:{families})_[A-Z_]+)"', path.read_text())}
+    assert read
+    assert {name for name in read - {"ARM_EMULATOR_TOKEN"} if f"`{name}`" not in text} == set()

@@ -60,15 +60,19 @@ def test_a_guide_works_as_it_is_printed(guide: Path, readers: DevCluster, tmp_pa
 
 @pytest.mark.models
 @pytest.mark.skipif(not serving_engine(), reason="no model can be served: make test-models")
-def test_the_first_model_answers(tmp_path: Path) -> None:
-    """Also the commands that need a model."""
+def test_what_a_guide_says_to_a_model_is_answered(tmp_path: Path) -> None:
     with dev_cluster(tmp_path, flags=()) as cluster:
         cluster.install(ROOT / "config" / "overlays" / "local")
         with cluster.operator(tmp_path) as operator:
             operator.wait_ready()
-            said = follow(ROOT / "docs" / "guides" / "first-model.md", cluster, tmp_path, model=True)
-    assert "Paris" in said
-    assert '"Result"' in said
+            said = {
+                guide.stem: follow(guide, cluster, tmp_path, model=True)
+                for guide in GUIDES
+                if len(blocks(guide, model=True)) > len(blocks(guide))
+            }
+    assert "Paris" in said["first-model"]
+    assert '"Result"' in said["first-model"]
+    assert said.keys() == {"first-model", "adapters"}
 
 
 def test_every_command_is_run_or_says_what_it_needs() -> None:

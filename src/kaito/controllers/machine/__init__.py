@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 NAME = "machine-controller"
 DEFAULT_PROVIDER = "aks"
+"""The cloud (``KAITO_PROVIDER``): the name of an installed provider."""
 CONCURRENCY = 100
 """Claims that are reconciled at a time: most of that is waiting for answers of the cloud."""
 

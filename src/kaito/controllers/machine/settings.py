@@ -27,7 +27,7 @@ class Settings:
     drain_interval: float = 1.0
     """Between two looks at the pods that have not left."""
     node_repair: bool = True
-    """Whether sick nodes are replaced (``FEATURE_GATES``: NodeRepair)."""
+    """Whether sick nodes are replaced (``FEATURE_GATES``): NodeRepair=false for not."""
     node_grace: float = 10 * 60.0
     """For a Node that is not Ready, or has vanished, to come back (``KAITO_NODE_GRACE_SECONDS``); then it is replaced."""
     repair_share: float = 0.2

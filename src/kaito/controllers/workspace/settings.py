@@ -32,17 +32,20 @@ class Settings:
     cloud: str = "azure"
     """Whose instance types Workspaces name (``CLOUD_PROVIDER``): azure, aws or arc."""
     source: Source = "machine"
-    """What nodes are asked for with; ``byo``: nodes that exist are all there is."""
+    """What nodes are asked for with (``KAITO_NODE_SOURCE``): machine, nodeclaim, or byo, for which nodes that exist are all
+    there is."""
     runtime_image: str = ""
-    """Image of kaito's own model server and tuner; ``{engine}`` in it stands for the engine. Empty: there is none."""
+    """Image of kaito's own model server and tuner (``KAITO_RUNTIME_IMAGE``); {engine} in it stands for the engine. Empty: there
+    is none."""
     node_grace: float = 300.0
-    """Seconds that a node may be not Ready before another one is asked for."""
+    """Seconds that a node may be not Ready before another one is asked for (``KAITO_WORKSPACE_NODE_GRACE_SECONDS``)."""
     upgrades: Upgrades = "on-change"
-    """When a running workload becomes what this operator would make today."""
+    """When a running workload becomes what this operator would make today (``KAITO_UPGRADE_WORKLOADS``): never, on-change or
+    rolling."""
     private_urls: bool = False
-    """Whether training data may come from addresses inside the cluster's own network."""
+    """Whether training data may come from addresses inside the cluster's own network (``KAITO_ALLOW_PRIVATE_URLS``)."""
     models_file: str = ""
-    """File with models beside those of the catalogue; empty for none."""
+    """File with models beside those of the catalogue (``KAITO_MODELS_FILE``); empty for none."""
 
     @property
     def policy(self) -> Policy:

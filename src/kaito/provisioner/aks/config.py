@@ -22,9 +22,13 @@ class WorkloadIdentity:
     """The projected service account token of the pod, exchanged for Azure's."""
 
     tenant_id: str
+    """Tenant of the identity (``AZURE_TENANT_ID``); the workload identity webhook sets it."""
     client_id: str
+    """Client id of the identity (``AZURE_CLIENT_ID``); that webhook sets it, too."""
     token_file: str
+    """File with the projected token (``AZURE_FEDERATED_TOKEN_FILE``); that webhook sets it, too."""
     authority: str | None
+    """Where tokens come from (``AZURE_AUTHORITY_HOST``); that webhook sets it, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +51,18 @@ Identity = WorkloadIdentity | ManagedIdentity | EmulatorToken
 @dataclass(frozen=True, slots=True)
 class AksConfig:
     subscription_id: str
+    """Subscription of the cluster (``ARM_SUBSCRIPTION_ID``). Required."""
     resource_group: str
-    """Of the managed cluster, not of its nodes."""
+    """Resource group of the managed cluster, not of its nodes (``ARM_RESOURCE_GROUP``). Required."""
     cluster_name: str
+    """Name of the managed cluster (``AZURE_CLUSTER_NAME``). Required."""
     identity: Identity
+    """Who the operator is (``DEPLOYMENT_MODE``): self-hosted, with workload identity, or managed, with what the node offers."""
     endpoint: str | None = None
-    """Azure Resource Manager; None for the public cloud."""
+    """Azure Resource Manager (``AZURE_RESOURCE_MANAGER_ENDPOINT``); None for the public cloud."""
     ca_file: str | None = None
-    """Certificates to trust instead of the public ones, as behind a proxy that opens TLS, or in a private cloud."""
+    """Certificates to trust instead of the public ones (``AZURE_CA_FILE``), as behind a proxy that opens TLS, or in a private
+    cloud."""
 
     @staticmethod
     def from_environ(environ: Mapping[str, str]) -> AksConfig:
