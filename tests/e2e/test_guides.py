@@ -72,7 +72,7 @@ def test_what_a_guide_says_to_a_model_is_answered(tmp_path: Path) -> None:
             }
     assert "Paris" in said["first-model"]
     assert '"Result"' in said["first-model"]
-    assert said.keys() == {"first-model", "adapters"}
+    assert said.keys() == {"first-model"}
 
 
 def test_every_command_is_run_or_says_what_it_needs() -> None:
