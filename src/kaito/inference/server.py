@@ -38,7 +38,7 @@ def listen(settings: Settings) -> socket.socket:
 class _Uvicorn(uvicorn.Server):
     """uvicorn that leaves the signals to us."""
 
-    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]  # there it is a generator
         return nullcontext()
 
 

@@ -107,7 +107,7 @@ async def test_a_list_that_was_asked_for_before_a_call_does_not_count_against_it
     async with running(provider) as (cloud, _):
         await asyncio.sleep(1)
         # While the list is on its way, and knows nothing of it:
-        await cloud.create(None)  # type: ignore[arg-type]
+        await cloud.create(None)  # type: ignore[arg-type]  # what is made does not matter here
         await asyncio.sleep(5)
         assert cloud.synced
         assert cloud.find("ws1") == CREATING

@@ -115,7 +115,7 @@ async def test_a_node_that_joins_step_by_step(world: World) -> None:
         (node,) = build_nodes(pool)
         early_ones.append((node, await world.client.create(NODES, joining(node))))
 
-    world.join = step  # type: ignore[method-assign]
+    world.join = step  # type: ignore[method-assign]  # the world plays the cloud
     async with world.running():
         await world.make()
         await world.becomes("MachineRegistered", "False", "NodeNotFound")

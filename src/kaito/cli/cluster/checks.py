@@ -239,7 +239,9 @@ async def _gpus(client: Client, _: str) -> AsyncIterator[Verdict]:
     marked = [node for node in nodes if facts.labels_of(node).get(labels.ACCELERATOR) == labels.ACCELERATOR_NVIDIA]
     silent = [facts.name_of(node) for node in marked if facts.is_ready(node) and not facts.gpus(node)]
     count = sum(facts.gpus(node) for node in nodes)
-    yield Verdict("ok", "nodes", f"{len(nodes)} nodes, {count} GPUs announced")
+    yield Verdict(
+        "ok", "nodes", f"{len(nodes)} node{'s' * (len(nodes) != 1)}, {count} GPU{'s' * (count != 1)} announced"
+    )
     if silent:
         yield Verdict(
             "warn",

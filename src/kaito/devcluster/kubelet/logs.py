@@ -5,33 +5,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from datetime import datetime
 from typing import Any, Protocol
 
 from kaito.devcluster.kubelet import containers as c
-from kaito.devcluster.kubelet.host import HostKubelet
+from kaito.devcluster.kubelet.host import HostKubelet, logfile
 from kaito.runtime import PODS, BadRequest, Cache, Event, EventType
 
 
-class Options(Protocol):
+class Options(logfile.Options, Protocol):
     """The part of ``core/v1 PodLogOptions`` that matters here."""
 
     @property
     def container(self) -> str: ...
     @property
-    def follow(self) -> bool: ...
-    @property
     def previous(self) -> bool: ...
-    @property
-    def timestamps(self) -> bool: ...
-    @property
-    def since_seconds(self) -> int | None: ...
-    @property
-    def since_time(self) -> datetime | None: ...
-    @property
-    def tail_lines(self) -> int | None: ...
-    @property
-    def limit_bytes(self) -> int | None: ...
 
 
 class Logs:
