@@ -18,7 +18,8 @@ from kaito.controllers.workspace.metrics import WorkspaceCensus, WorkspaceMetric
 from kaito.controllers.workspace.upgrades import Upgrades
 from kaito.inference.metrics import Metrics as InferenceMetrics
 from kaito.runtime import RuntimeMetrics
-from kaito.runtime.metrics import DurationHistogram, QueueStatistics
+from kaito.runtime.metrics.controllers import DURATION_BUCKETS, QueueStatistics
+from kaito.runtime.metrics.series import Histogram
 from kaito.tuning.progress import Progress
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
@@ -47,7 +48,7 @@ class Family:
 def operator() -> list[Family]:
     metrics = RuntimeMetrics()
     metrics.for_controller("workspace", 1).failed("Conflict")
-    nothing = DurationHistogram()
+    nothing = Histogram(DURATION_BUCKETS)
     queue = QueueStatistics({0: 0}, 0, 0, 0, 0, nothing, nothing, 0.0, 0.0)
     metrics.watch_queue("workspace", lambda: queue)
     registry = metrics.registry

@@ -45,7 +45,7 @@ def imports() -> Imports:
 
     # What a program that runs controllers uses, and not merely the package, whose names load on first use.
     use = "from kaito.runtime import Client, Controller, Manager, ManagerOptions, Request"
-    ask = f"{use}; import sys; print(*(name for name in ('typer', 'pydantic') if name in sys.modules))"
+    ask = f"{use}; import sys; print(*(name for name in ('typer', 'pydantic', 'prometheus_client') if name in sys.modules))"
     found = subprocess.run([sys.executable, "-c", ask], check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
     return Imports(best(use), best("import aiohttp"), tuple(found.split()))
 

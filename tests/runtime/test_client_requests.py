@@ -382,6 +382,13 @@ async def test_a_pydantic_model_is_read_and_written_as_it_is(client: Client, nam
     assert broken == deployments
 
 
-def test_the_runtime_needs_no_pydantic() -> None:
-    code = "import sys; from kaito.runtime import Client, Manager, model_resource; assert 'pydantic' not in sys.modules"
+def test_the_runtime_needs_no_pydantic_and_no_prometheus_client_before_a_scrape() -> None:
+    code = """if True:
+        import sys
+        from kaito.runtime import Client, Manager, ManagerOptions, RestConfig, RuntimeMetrics, model_resource
+        Manager(RestConfig("https://127.0.0.1:1"), ManagerOptions())
+        assert not {"pydantic", "prometheus_client"} & set(sys.modules)
+        RuntimeMetrics().registry
+        assert "prometheus_client" in sys.modules
+    """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -35,7 +35,8 @@ from kaito.runtime import (
     owner_keys,
 )
 from kaito.runtime.log import reconcile_scope
-from kaito.runtime.metrics import DurationHistogram, QueueStatistics
+from kaito.runtime.metrics.controllers import DURATION_BUCKETS, QueueStatistics
+from kaito.runtime.metrics.series import Histogram
 from support.controlplane import ControlPlane
 from support.waiting import eventually
 
@@ -362,7 +363,7 @@ def test_a_hundred_priorities_have_twenty_five_labels_and_one_for_the_rest() -> 
     """Pitfall 48."""
     metrics = RuntimeMetrics()
     depth = dict.fromkeys(range(-50, 50), 2)
-    empty = DurationHistogram()
+    empty = Histogram(DURATION_BUCKETS)
     metrics.watch_queue("test", lambda: QueueStatistics(depth, 0, 0, 0, 0, empty, empty, 0.0, 0.0))
     (family,) = (family for family in metrics.registry.collect() if family.name == "workqueue_depth")
     samples = {item.labels["priority"]: item.value for item in family.samples}

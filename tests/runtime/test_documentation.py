@@ -12,7 +12,8 @@ import pytest
 
 from kaito import runtime
 from kaito.runtime import Manifest, Request, RuntimeMetrics, errors, manifest_resource, testing
-from kaito.runtime.metrics import DurationHistogram, QueueStatistics
+from kaito.runtime.metrics.controllers import DURATION_BUCKETS, QueueStatistics
+from kaito.runtime.metrics.series import Histogram
 from kaito.runtime.testing import FakeServer
 from support.waiting import eventually
 
@@ -89,7 +90,7 @@ async def test_every_recipe_runs(number: int) -> None:
 
 def test_every_metric_is_on_the_page_and_nothing_else() -> None:
     metrics = RuntimeMetrics()
-    empty = DurationHistogram()
+    empty = Histogram(DURATION_BUCKETS)
     metrics.watch_queue("x", lambda: QueueStatistics({}, 0, 0, 0, 0, empty, empty, 0.0, 0.0))
     reported = {family.name + ("_total" if family.type == "counter" else "") for family in metrics.registry.collect()}
     prefixes = "controller_runtime|workqueue|rest_client|leader_election|certwatcher|kaito_runtime"

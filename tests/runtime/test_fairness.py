@@ -161,8 +161,7 @@ async def test_what_happens_while_a_store_is_handed_over_is_told_once_and_in_ord
 
 
 def holds(metrics: RuntimeMetrics) -> dict[str, float]:
-    samples = (sample for metric in metrics.loop_holds_total.collect() for sample in metric.samples)
-    return {sample.labels["holder"]: sample.value for sample in samples if sample.name.endswith("_total")}
+    return {holder: held.value for (holder,), held in metrics.loop_holds_total.series.items()}
 
 
 async def test_a_reconciler_that_holds_the_loop_is_named_for_its_piece_and_not_for_its_waits() -> None:

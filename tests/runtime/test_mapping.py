@@ -152,7 +152,7 @@ async def test_an_event_whose_mapper_fails_is_mapped_in_the_end_and_its_half_at_
         await eventually(lambda: "first-of-20" in reconciler.calls)
         await eventually(lambda: "second-of-20" in reconciler.calls)
         assert mapper.left == 0
-        assert b.metrics.handler_errors_total.labels("configmaps")._value.get() == 3
+        assert b.metrics.handler_errors_total.labels("configmaps").value == 3
 
 
 async def test_a_state_that_cannot_be_mapped_keeps_not_the_other_from_being_mapped() -> None:

@@ -76,7 +76,7 @@ from .manager.options import ManagerOptions as ManagerOptions
 from .manager.options import default_identity as default_identity
 from .manager.plugins import load_controllers as load_controllers
 from .manager.recorder import EventRecorder as EventRecorder
-from .metrics import RuntimeMetrics as RuntimeMetrics
+from .metrics.runtime import RuntimeMetrics as RuntimeMetrics
 from .objects.events import Event as Event
 from .objects.events import EventType as EventType
 from .objects.events import Predicate as Predicate

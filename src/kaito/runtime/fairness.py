@@ -16,7 +16,7 @@ from types import coroutine
 from typing import Any, TypeVar, final
 
 from kaito.runtime.log import get_logger
-from kaito.runtime.metrics import RuntimeMetrics
+from kaito.runtime.metrics.runtime import RuntimeMetrics
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from kaito.runtime.clock import Clock, SystemClock
 from kaito.runtime.errors import CacheNotStarted, ConfigError, NotCached, SyncTimeout
 from kaito.runtime.fairness import LoopBudget
 from kaito.runtime.log import reconcile_scope
-from kaito.runtime.metrics import RuntimeMetrics
+from kaito.runtime.metrics.runtime import RuntimeMetrics
 from kaito.runtime.objects.resource import Key, Resource
 from kaito.runtime.objects.selectors import FieldSelector, LabelSelector
 from kaito.runtime.objects.stored import Stored, resource_version_of

@@ -23,7 +23,7 @@ from kaito.runtime.clock import Clock, SystemClock
 from kaito.runtime.errors import ApiError, DecodeError, Expired, RuntimeFault
 from kaito.runtime.fairness import BUDGET, LoopBudget
 from kaito.runtime.log import get_logger
-from kaito.runtime.metrics import RuntimeMetrics
+from kaito.runtime.metrics.runtime import RuntimeMetrics
 from kaito.runtime.objects.events import Event, EventType, Handler
 from kaito.runtime.objects.resource import Key, Resource
 from kaito.runtime.objects.selectors import FieldSelector, LabelSelector

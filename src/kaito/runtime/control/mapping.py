@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, final
 from kaito.runtime.control.workqueue import LOW_PRIORITY, QueueShutDown, WorkQueue
 from kaito.runtime.fairness import HOLD_LIMIT, Holds
 from kaito.runtime.log import get_logger
-from kaito.runtime.metrics import RuntimeMetrics
+from kaito.runtime.metrics.runtime import RuntimeMetrics
 from kaito.runtime.objects.events import Event, EventType, Handler, Predicate
 from kaito.runtime.objects.resource import Key, Resource
 from kaito.runtime.objects.stored import Stored

@@ -18,7 +18,8 @@ from kaito.runtime.control.workqueue import QueueShutDown, WorkQueue
 from kaito.runtime.errors import ConfigError, TerminalError
 from kaito.runtime.fairness import Holds
 from kaito.runtime.log import ReconcileScope, get_logger, reconcile_scope
-from kaito.runtime.metrics import ControllerMetrics, RuntimeMetrics
+from kaito.runtime.metrics.controllers import ControllerMetrics
+from kaito.runtime.metrics.runtime import RuntimeMetrics
 from kaito.runtime.objects.resource import Key
 from kaito.runtime.tasks import TaskScope, asked_to_end
 

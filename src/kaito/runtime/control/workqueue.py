@@ -21,7 +21,8 @@ from collections import deque
 from typing import Generic, TypeVar, final
 
 from kaito.runtime.control.ratelimit import ExponentialRateLimiter, RateLimiter
-from kaito.runtime.metrics import DurationHistogram, QueueStatistics
+from kaito.runtime.metrics.controllers import DURATION_BUCKETS, QueueStatistics
+from kaito.runtime.metrics.series import Histogram
 
 K = TypeVar("K")
 
@@ -262,8 +263,8 @@ class WorkQueue(Generic[K]):
         self._timer_due = 0.0
         self._closed = False
         self._retries = 0
-        self._queue_duration = DurationHistogram()
-        self._work_duration = DurationHistogram()
+        self._queue_duration = Histogram(DURATION_BUCKETS)
+        self._work_duration = Histogram(DURATION_BUCKETS)
 
     def __len__(self) -> int:
         return len(self._queue)

@@ -32,7 +32,7 @@ from kaito.runtime.errors import (
 )
 from kaito.runtime.log import get_logger
 from kaito.runtime.manager.watchdog import Watchdog
-from kaito.runtime.metrics import RuntimeMetrics
+from kaito.runtime.metrics.runtime import RuntimeMetrics
 from kaito.runtime.objects.resource import LEASES
 from kaito.runtime.transport.rest import Pool, Rest
 

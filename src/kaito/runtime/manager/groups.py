@@ -11,7 +11,7 @@ from typing import Any, final
 from kaito.runtime.backoff import Backoff, BackoffPolicy
 from kaito.runtime.errors import RuntimeFault
 from kaito.runtime.log import get_logger
-from kaito.runtime.metrics import RuntimeMetrics
+from kaito.runtime.metrics.runtime import RuntimeMetrics
 from kaito.runtime.tasks import TaskScope
 
 RESTART_BACKOFF = BackoffPolicy(base=0.8, cap=30.0, jitter=0.5, reset_after=120.0)

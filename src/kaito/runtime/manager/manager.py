@@ -34,7 +34,7 @@ from kaito.runtime.manager.recorder import FLUSH_TIME, EventRecorder, EventWrite
 from kaito.runtime.manager.served import ServedKinds
 from kaito.runtime.manager.watchdog import Watchdog
 from kaito.runtime.memory import loading
-from kaito.runtime.metrics import RuntimeMetrics
+from kaito.runtime.metrics.runtime import RuntimeMetrics
 from kaito.runtime.objects.resource import Resource
 from kaito.runtime.serving.authfilter import AccessFilter
 from kaito.runtime.serving.certificates import Certificates, CertificateWatcher

@@ -16,7 +16,7 @@ from typing import Protocol, final
 
 from kaito.runtime.errors import ConfigError
 from kaito.runtime.log import get_logger
-from kaito.runtime.metrics import RuntimeMetrics
+from kaito.runtime.metrics.runtime import RuntimeMetrics
 
 POLL_PERIOD = 10.0
 """Seconds between two looks at the files; same as controller-runtime's."""

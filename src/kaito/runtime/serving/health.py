@@ -12,13 +12,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, final
 
 import lazy_loader
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from kaito.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from aiohttp import web
+    from prometheus_client import CollectorRegistry
 else:
     web = lazy_loader.load("aiohttp.web", suppress_warning=True)
 
@@ -81,6 +80,8 @@ class Checks:
 
 
 async def metrics_response(registry: CollectorRegistry, request: web.Request) -> web.Response:
+    from prometheus_client.exposition import choose_encoder
+
     encoder, content_type = choose_encoder(request.headers.get("Accept", ""))
     return web.Response(body=encoder(registry), headers={"Content-Type": content_type})
 

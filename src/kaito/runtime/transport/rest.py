@@ -34,7 +34,7 @@ from kaito.runtime.backoff import retry_after
 from kaito.runtime.clock import Clock, SystemClock
 from kaito.runtime.errors import ApiError, ConfigError, NotAcceptable, OutcomeUnknown, TransportError
 from kaito.runtime.log import get_logger
-from kaito.runtime.metrics import RuntimeMetrics
+from kaito.runtime.metrics.runtime import RuntimeMetrics
 from kaito.runtime.transport.config import RestConfig
 from kaito.runtime.transport.flowcontrol import MAX_RETRIES, TokenBucket, retry_answer
 from kaito.runtime.transport.lines import LineSplitter

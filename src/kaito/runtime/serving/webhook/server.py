@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, final
 
 import msgspec
 from aiohttp import web
-from prometheus_client import Counter
 
 from kaito.runtime.errors import ApiError, BadRequest, ConfigError, RequestTooLarge, ServerTimeout
-from kaito.runtime.metrics import RuntimeMetrics
+from kaito.runtime.metrics.runtime import RuntimeMetrics
+from kaito.runtime.metrics.series import Number
 from kaito.runtime.serving.certificates import Certificates
 from kaito.runtime.serving.health import Handler, HttpServer
 from kaito.runtime.serving.webhook import admission, conversion
@@ -56,7 +57,7 @@ class WebhookServer:
         review: Callable[[bytes], Awaitable[Answer]],
         refuse: Callable[[ApiError], dict[str, Any]],
         limit: int,
-        panics: Counter,
+        panics: Number,
     ) -> None:
         if not path.startswith("/"):
             raise ConfigError(f"the path of a webhook starts with a slash, {path!r} does not")
@@ -70,21 +71,23 @@ class WebhookServer:
         answered, failed = (metrics.webhook_requests_total.labels(path, code) for code in ("200", "500"))
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            outcome = failed
-            with in_flight.track_inprogress(), latency.time():
+            outcome, began = failed, time.perf_counter()
+            in_flight.inc()
+            try:
                 try:
-                    try:
-                        body = await _body(request, limit)
-                    except ApiError as error:
-                        answer = Answer(refuse(error))
-                    else:
-                        answer = await review(body)
-                    if answer.bug is not None:
-                        panics.inc()
-                    encoded = msgspec.json.encode(answer.review)
-                    outcome = answered
-                finally:
-                    outcome.inc()
+                    body = await _body(request, limit)
+                except ApiError as error:
+                    answer = Answer(refuse(error))
+                else:
+                    answer = await review(body)
+                if answer.bug is not None:
+                    panics.inc()
+                encoded = msgspec.json.encode(answer.review)
+                outcome = answered
+            finally:
+                outcome.inc()
+                latency.observe(time.perf_counter() - began)
+                in_flight.dec()
             return web.Response(body=encoded, content_type="application/json")
 
         self._routes[path] = handle
