@@ -30,7 +30,8 @@ from kaito.runtime import (
 )
 from kaito.runtime.manager.elector import Elector
 from kaito.runtime.tasks import cancel_and_wait
-from kaito.runtime.transport.rest import Answer, Pool
+from kaito.runtime.transport.connections import Pool
+from kaito.runtime.transport.rest import Answer
 from support.lease import LeaseServer, LoopClock
 from support.waiting import eventually
 

@@ -27,7 +27,8 @@ from kaito.runtime import (
     TransportError,
 )
 from kaito.runtime.manager.manager import STOP_MARGIN
-from kaito.runtime.transport.rest import Answer, Pool
+from kaito.runtime.transport.connections import Pool
+from kaito.runtime.transport.rest import Answer
 from support.lease import LeaseServer, LoopClock
 
 LEASE = 15.0

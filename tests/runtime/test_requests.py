@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -304,8 +305,8 @@ def test_a_closed_client_has_no_connection_left_however_the_server_takes_leave(l
             tls = TlsConfig(authority=authority, server_name="localhost")
             rest = Rest(RestConfig(server=proxy.url, tls=tls), RuntimeMetrics())
             made: list[socket.socket] = []
-            original = rest._socket
-            rest._socket = lambda info: made.append(original(info)) or made[-1]  # type: ignore[method-assign, func-returns-value]
+            original = rest._connections._socket
+            rest._connections._socket = lambda info: made.append(original(info)) or made[-1]  # type: ignore[method-assign, func-returns-value]
             client = Client(rest)
             await asyncio.gather(*(client.get(PODS, "a", "n") for _ in range(4)))
             hanging = [asyncio.create_task(client.get(PODS, "hang", "n")) for _ in range(4)]
@@ -354,3 +355,49 @@ async def secure(respond: Any, *, clients: bytes = b"") -> AsyncIterator[tuple[s
         yield f"https://127.0.0.1:{runner.addresses[0][1]}", Material(data=key.authorities)
     finally:
         await runner.cleanup()
+
+
+# The system's authorities
+
+
+async def test_the_systems_authorities_are_read_at_the_first_handshake_that_asks_for_them(tmp_path: Path) -> None:
+    async def respond(_request: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    program = """if True:
+        import asyncio, ssl, sys
+        from kaito.runtime import Client
+        import aiohttp
+
+        read, load = [], ssl.SSLContext.load_default_certs
+        ssl.SSLContext.load_default_certs = lambda context: read.append("authorities") or load(context)
+
+        async def ask(session):
+            async with session.get(sys.argv[1]) as answer:
+                read.append(await answer.text())
+
+        async def main():
+            async with aiohttp.ClientSession() as session:
+                await ask(session)
+            async with aiohttp.ClientSession() as session:
+                await ask(session)
+            print(*read)
+
+        asyncio.run(main())
+    """
+    authority = tmp_path / "authority.pem"
+    async with secure(respond) as (url, material):
+        authority.write_bytes(material.read())
+
+        async def run(**environment: str) -> tuple[str, str]:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", program, url.replace("127.0.0.1", "localhost"),
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment,
+            )  # fmt: skip
+            out, errors = await process.communicate()
+            return out.decode().strip(), errors.decode()
+
+        said, errors = await run(SSL_CERT_FILE=str(authority))
+        assert said == "authorities hello hello", errors
+        _, errors = await run(SSL_CERT_FILE=os.devnull, SSL_CERT_DIR=os.devnull)
+        assert "CERTIFICATE_VERIFY_FAILED" in errors

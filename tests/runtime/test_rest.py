@@ -40,9 +40,10 @@ from kaito.runtime.cache.reflector import ReflectorMachine
 from kaito.runtime.serving.certificates import ServingContext
 from kaito.runtime.serving.issuing import KeyMaterial, renew
 from kaito.runtime.tasks import cancel_and_wait
+from kaito.runtime.transport.connections import Pool
 from kaito.runtime.transport.credentials import TokenFile
 from kaito.runtime.transport.flowcontrol import TokenBucket
-from kaito.runtime.transport.rest import Pool, Stream
+from kaito.runtime.transport.rest import Stream
 from support.certificates import self_signed
 from support.scripted import Respond, event, listing, pod, scripted, status, stream
 from support.waiting import eventually

@@ -34,7 +34,8 @@ from kaito.runtime.log import get_logger
 from kaito.runtime.manager.watchdog import Watchdog
 from kaito.runtime.metrics.runtime import RuntimeMetrics
 from kaito.runtime.objects.resource import LEASES
-from kaito.runtime.transport.rest import Pool, Rest
+from kaito.runtime.transport.connections import Pool
+from kaito.runtime.transport.rest import Rest
 
 FENCE_MARGIN = 1.0
 """Seconds before the end of the lease from which a leader no longer writes."""

@@ -24,8 +24,9 @@ import msgspec
 from kaito.runtime.clock import Clock, SystemClock
 from kaito.runtime.errors import InternalError, RuntimeFault, ServerTimeout, TooManyRequests, TransportError
 from kaito.runtime.log import get_logger
+from kaito.runtime.transport.connections import Pool
 from kaito.runtime.transport.flowcontrol import TokenBucket
-from kaito.runtime.transport.rest import Pool, Rest
+from kaito.runtime.transport.rest import Rest
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -28,7 +28,8 @@ from kaito.runtime.testing.faults import Call, Interceptor
 from kaito.runtime.testing.storage import Selection, Storage
 from kaito.runtime.transport.client import Client, PatchType
 from kaito.runtime.transport.config import RestConfig
-from kaito.runtime.transport.rest import Answer, Pool, Rest
+from kaito.runtime.transport.connections import Pool
+from kaito.runtime.transport.rest import Answer, Rest
 
 _BUILT_IN = tuple(value for value in vars(resources).values() if isinstance(value, Resource))
 _NO_HEADERS = CIMultiDictProxy(CIMultiDict[str]())

@@ -1,4 +1,4 @@
-"""HTTP to one API server: connection pools, credentials, rate limit, retries, metrics, typed errors.
+"""HTTP to one API server: credentials, rate limit, retries, metrics, typed errors.
 
 Requests, watches, the leader lease and the reviews of strangers' tokens have a pool each, so that a hundred watches cannot
 keep a write waiting, and neither a burst of writes nor a crowd of strangers a lease from being renewed.
@@ -6,50 +6,38 @@ keep a write waiting, and neither a burst of writes nor a crowd of strangers a l
 What is sent again: anything that was answered 429 or 5xx with ``Retry-After``; any request once after 401, where the
 credentials may have been renewed; a read once when its connection broke. A write whose connection broke is never sent
 again: it raises ``OutcomeUnknown``. A write follows no redirect: what it is redirected to may be something else.
-
-Certificate files are looked at once a minute, and after a failed handshake. New ones are for new connections: an old
-connection goes on until what uses it has ended. Files that do not load leave the old ones in use.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
 import json
 import re
-import socket
-import ssl
-import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, final
 from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp.abc import AbstractStreamWriter
 from multidict import CIMultiDictProxy
 from yarl import URL
 
 from kaito.runtime.backoff import retry_after
 from kaito.runtime.clock import Clock, SystemClock
-from kaito.runtime.errors import ApiError, ConfigError, NotAcceptable, OutcomeUnknown, TransportError
+from kaito.runtime.errors import ApiError, NotAcceptable, OutcomeUnknown, TransportError
 from kaito.runtime.log import get_logger
 from kaito.runtime.metrics.runtime import RuntimeMetrics
 from kaito.runtime.transport.config import RestConfig
+from kaito.runtime.transport.connections import Connections, Pool
 from kaito.runtime.transport.flowcontrol import MAX_RETRIES, TokenBucket, retry_answer
+from kaito.runtime.transport.http import aiohttp
 from kaito.runtime.transport.lines import LineSplitter
 
 REQUEST_TIMEOUT = 60.0
 """Seconds for one request and its whole answer; for a list, seconds of silence."""
 CONNECT_TIMEOUT = 10.0
-CLOSE_TIMEOUT = 5.0
-"""Seconds that closing waits for the last connection to be gone."""
-TLS_PERIOD = 60.0
-"""Seconds between two looks at the certificate files."""
 
 _PIECE = 1 << 16
 """Bytes of a body that are written in one go: all of a large one would hold up the event loop."""
-_MOMENT = 0.005
 _NO_SUCH_PATH = "the server could not find the requested resource"
 _BROKEN = (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError, TimeoutError)
 """What a connection can do to a request."""
@@ -60,16 +48,6 @@ _WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
 
 def _unguarded() -> None:
     """Nothing stands against sending."""
-
-
-class Pool(enum.StrEnum):
-    API = "api"
-    WATCH = "watch"
-    LEASE = "lease"
-    REVIEW = "review"
-
-
-_POOL_LIMITS = {Pool.API: 32, Pool.WATCH: 0, Pool.LEASE: 2, Pool.REVIEW: 4}
 
 
 class Answer(NamedTuple):
@@ -114,7 +92,7 @@ class _Body(aiohttp.payload.Payload):
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return self._value.decode(encoding, errors)
 
-    async def write(self, writer: AbstractStreamWriter) -> None:
+    async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
         try:
             self._guard()
         except BaseException as error:
@@ -123,17 +101,6 @@ class _Body(aiohttp.payload.Payload):
         view = memoryview(self._value)
         for start in range(0, len(view), _PIECE):
             await writer.write(view[start : start + _PIECE])
-
-
-class _Session:
-    """A pool of connections that closes when it was replaced and its last request has ended."""
-
-    __slots__ = ("client", "retired", "users")
-
-    def __init__(self, client: aiohttp.ClientSession) -> None:
-        self.client = client
-        self.users = 0
-        self.retired = False
 
 
 @final
@@ -147,14 +114,7 @@ class Rest:
         self._base = URL(config.server.rstrip("/") + "/", encoded=True)
         self._host = urlsplit(config.server).netloc
         self._bucket = TokenBucket(config.qps, config.burst)
-        self._sessions: dict[Pool, _Session] = {}
-        self._retired: set[_Session] = set()
-        self._tls: ssl.SSLContext | None = None
-        self._tls_fingerprint = ""
-        self._tls_pair = b""
-        self._tls_checked = float("-inf")
-        self._closed = False
-        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._connections = Connections(config, self._clock)
         self._warned: set[str] = set()
 
     async def send(
@@ -242,7 +202,7 @@ class Rest:
         code = "<error>"
         try:
             async with (
-                self._use(pool) as client,
+                self._connections.use(pool) as client,
                 client.request(
                     method,
                     self._url(path, query),
@@ -260,7 +220,7 @@ class Rest:
         except _BROKEN as error:
             if body is not None and body.refusal is not None:
                 raise body.refusal from None
-            self._suspect(error)
+            self._connections.suspect(error)
             text = f"{method} {self.config.server}{path}: {_words(error)}"
             never_sent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
             if never_sent or method == "GET":
@@ -282,7 +242,7 @@ class Rest:
         headers = {"Accept": accept}
         if authorization:
             headers["Authorization"] = authorization
-        async with self._use(Pool.WATCH) as client:
+        async with self._connections.use(Pool.WATCH) as client:
             code = "<error>"
             response = None
             try:
@@ -297,7 +257,7 @@ class Rest:
                         refusal = await response.read() if response.status >= 400 else b""
                     code = str(response.status)
                 except _BROKEN as error:
-                    self._suspect(error)
+                    self._connections.suspect(error)
                     raise TransportError(f"watch {self.config.server}{path}: {_words(error)}") from error
                 finally:
                     self._metrics.requests_total.labels(code, "GET", self._host).inc()
@@ -312,6 +272,10 @@ class Rest:
                     # Not released to the pool: a watch that is left has unread events on its connection.
                     response.close()
 
+    async def aclose(self) -> None:
+        """Close all connections and return when they are gone; calls that are still running fail, as do later ones."""
+        await self._connections.aclose()
+
     def _url(self, path: str, query: Mapping[str, str] | None) -> URL:
         url = self._base.join(URL(path.lstrip("/"), encoded=True))
         return url.with_query(query) if query else url
@@ -322,129 +286,6 @@ class Rest:
                 if text not in self._warned and len(self._warned) < 1000:
                     self._warned.add(text)
                     _log.warning("the API server warns", warning=text)
-
-    @asynccontextmanager
-    async def _use(self, pool: Pool) -> AsyncIterator[aiohttp.ClientSession]:
-        if self._closed:
-            raise TransportError(f"the client of {self.config.server} is closed")
-        await self._reload_tls()
-        session = self._sessions.get(pool)
-        if session is None:
-            session = self._sessions[pool] = _Session(self._connect(pool))
-        session.users += 1
-        try:
-            yield session.client
-        finally:
-            session.users -= 1
-            if session.retired and not session.users:
-                self._retired.discard(session)
-                await session.client.close()
-
-    async def _reload_tls(self) -> None:
-        """Let new connections use what the certificate files hold. Raises ConfigError where none have ever loaded."""
-        now = self._clock.monotonic()
-        pair = self.config.credentials.certificate
-        current = now - self._tls_checked < TLS_PERIOD and pair == self._tls_pair
-        if current or not self.config.server.startswith("https:"):
-            return
-        self._tls_pair = pair
-        try:
-            fingerprint = self.config.tls.fingerprint(pair)
-            if fingerprint != self._tls_fingerprint:
-                self._tls = self.config.tls.context(pair)
-        except ConfigError as error:
-            if self._tls is None:
-                raise
-            self._tls_checked = now
-            _log.warning("kept the old TLS certificates for the API server", error=str(error))
-            return
-        self._tls_checked = now
-        if fingerprint == self._tls_fingerprint:
-            return
-        self._tls_fingerprint = fingerprint
-        # Replaced before anything is awaited: nobody may be given a session that is being closed.
-        outdated, self._sessions = list(self._sessions.values()), {}
-        for session in outdated:
-            session.retired = True
-        self._retired.update(outdated)
-        for session in outdated:
-            if not session.users:
-                self._retired.discard(session)
-                await session.client.close()
-
-    def _suspect(self, error: BaseException) -> None:
-        """After a failed handshake the certificate files are looked at again at once: they may be the reason."""
-        if isinstance(error, aiohttp.ClientSSLError):
-            self._tls_checked = float("-inf")
-
-    def _connect(self, pool: Pool) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            ssl=self._tls if self._tls is not None else True,
-            limit=_POOL_LIMITS[pool],
-            keepalive_timeout=30.0,  # shorter than the API server's, so that it is never the first to close
-            socket_factory=self._socket,
-        )
-        session = aiohttp.ClientSession(
-            connector=connector,
-            trust_env=False,
-            proxy=self.config.proxy,
-            read_bufsize=1 << 18,
-            headers=[
-                ("User-Agent", self.config.user_agent),
-                ("Accept-Encoding", "identity"),
-                *(self.config.impersonate.headers() if self.config.impersonate else ()),
-            ],
-            skip_auto_headers=("Content-Type",),
-        )
-        # aiohttp sends a PUT or DELETE again by itself when a kept-alive connection turns out to be closed, although the
-        # first one may have been carried out. It has no public switch for that.
-        session._retry_connection = False
-        return session
-
-    def _socket(self, info: Any) -> socket.socket:
-        sock = _socket(info)
-        self._sockets.add(sock)
-        return sock
-
-    async def aclose(self) -> None:
-        """Close all connections and return when they are gone; calls that are still running fail, as do later ones."""
-        self._closed = True
-        # Below the HTTP library, which forgets the answers that are being read on what it closes: their readers would wait
-        # for ever. A connection that was given up before may still be saying goodbye to a server that does not answer.
-        for sock in self._open_sockets():
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-        await self._sockets_closed(CLOSE_TIMEOUT / 2)
-        sessions = [*self._sessions.values(), *self._retired]
-        self._sessions.clear()
-        self._retired.clear()
-        for session in sessions:
-            await session.client.close()
-        await self._sockets_closed(CLOSE_TIMEOUT / 2)
-        if left := self._open_sockets():
-            _log.warning("connections to the API server did not close", left=len(left))
-
-    def _open_sockets(self) -> list[socket.socket]:
-        return [sock for sock in self._sockets if sock.fileno() != -1]
-
-    async def _sockets_closed(self, within: float) -> None:
-        for _ in range(round(within / _MOMENT)):
-            if not self._open_sockets():
-                return
-            await asyncio.sleep(_MOMENT)
-
-
-def _socket(info: Any) -> socket.socket:
-    family, kind, protocol, _, _ = info
-    sock = socket.socket(family, kind, protocol)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
-    return sock
 
 
 def _limits(timeout: float, patient: bool) -> aiohttp.ClientTimeout:
