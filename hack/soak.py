@@ -45,8 +45,9 @@ from kaito.runtime import (
     TooManyRequests,
     configure_logging,
 )
-from kaito.runtime.cache.informer import Informer, Scope
+from kaito.runtime.cache.informer import Informer
 from kaito.runtime.cache.reflector import ReflectorMachine
+from kaito.runtime.cache.scope import Scope
 from kaito.runtime.control.workqueue import WorkQueue
 from kaito.runtime.tasks import cancel_and_wait
 from support.controlplane import of_server

@@ -22,7 +22,8 @@ from kaito.api.conditions import find, is_true  # noqa: E402
 from kaito.api.resources import MACHINES  # noqa: E402
 from kaito.devcluster.arm import ArmOptions  # noqa: E402
 from kaito.runtime import Event, RuntimeMetrics  # noqa: E402
-from kaito.runtime.cache.informer import Informer, Scope  # noqa: E402
+from kaito.runtime.cache.informer import Informer  # noqa: E402
+from kaito.runtime.cache.scope import Scope  # noqa: E402
 
 MOST_REQUESTS = 3.0
 """Requests to Azure for each Machine, beside lists."""

@@ -29,8 +29,9 @@ from kaito.runtime import (
     manifest_resource,
     metadata_resource,
 )
-from kaito.runtime.cache.informer import Informer, Scope
+from kaito.runtime.cache.informer import Informer
 from kaito.runtime.cache.reflector import ReflectorMachine
+from kaito.runtime.cache.scope import Scope
 from kaito.runtime.fairness import LoopBudget
 from kaito.runtime.tasks import cancel_and_wait
 from support.controlplane import ControlPlane

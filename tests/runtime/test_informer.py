@@ -30,8 +30,9 @@ from kaito.runtime import (
     metadata_resource,
 )
 from kaito.runtime.cache.cache import wait_synced
-from kaito.runtime.cache.informer import Informer, Scope
+from kaito.runtime.cache.informer import Informer
 from kaito.runtime.cache.reflector import ReflectorMachine
+from kaito.runtime.cache.scope import Scope
 from kaito.runtime.tasks import cancel_and_wait
 from support.front import Front
 from support.waiting import BOOKMARKS, eventually

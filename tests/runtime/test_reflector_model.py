@@ -32,8 +32,9 @@ from kaito.runtime import (
     TooManyRequests,
     TransportError,
 )
-from kaito.runtime.cache.informer import Informer, Scope
+from kaito.runtime.cache.informer import Informer
 from kaito.runtime.cache.reflector import ReflectorMachine
+from kaito.runtime.cache.scope import Scope
 from kaito.runtime.tasks import cancel_and_wait
 from kaito.runtime.transport.rest import Answer
 

@@ -35,8 +35,9 @@ from kaito.runtime import (
     load_config,
 )
 from kaito.runtime.backoff import retry_after
-from kaito.runtime.cache.informer import Informer, Scope
+from kaito.runtime.cache.informer import Informer
 from kaito.runtime.cache.reflector import ReflectorMachine
+from kaito.runtime.cache.scope import Scope
 from kaito.runtime.serving.certificates import ServingContext
 from kaito.runtime.serving.issuing import KeyMaterial, renew
 from kaito.runtime.tasks import cancel_and_wait

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, final
 
-from kaito.runtime.cache.informer import Informer, InformerStatus, Scope
+from kaito.runtime.cache.informer import Informer, InformerStatus
 from kaito.runtime.cache.lister import Lister
+from kaito.runtime.cache.scope import Scope
 from kaito.runtime.clock import Clock, SystemClock
 from kaito.runtime.errors import CacheNotStarted, ConfigError, NotCached, SyncTimeout
 from kaito.runtime.fairness import LoopBudget

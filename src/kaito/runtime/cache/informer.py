@@ -11,22 +11,22 @@ import enum
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar, final
+from typing import Any, Generic, TypeVar, final
 
 from kaito.runtime.cache.indexes import IndexFunction
 from kaito.runtime.cache.lister import Lister
 from kaito.runtime.cache.reflector import ReflectorMachine, Step, StepKind, StreamedVersions, Timeout, streams_no_lists
-from kaito.runtime.cache.registration import Registration
+from kaito.runtime.cache.registration import Handlers, Registration
+from kaito.runtime.cache.scope import Scope
 from kaito.runtime.cache.store import Known, Store
 from kaito.runtime.cache.wire import INITIAL_EVENTS_END, WireReader
 from kaito.runtime.clock import Clock, SystemClock
 from kaito.runtime.errors import ApiError, DecodeError, Expired, RuntimeFault
-from kaito.runtime.fairness import BUDGET, LoopBudget
+from kaito.runtime.fairness import LoopBudget
 from kaito.runtime.log import get_logger
 from kaito.runtime.metrics.runtime import RuntimeMetrics
 from kaito.runtime.objects.events import Event, EventType, Handler
 from kaito.runtime.objects.resource import Key, Resource
-from kaito.runtime.objects.selectors import FieldSelector, LabelSelector
 from kaito.runtime.objects.stored import Stored, revision
 from kaito.runtime.objects.transforms import Transform
 from kaito.runtime.transport.pager import list_pages
@@ -46,32 +46,6 @@ _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 
 _log = get_logger("informer")
-
-
-class Scope(NamedTuple):
-    """Which objects of a resource an informer holds."""
-
-    namespace: str = ""
-    labels: LabelSelector = LabelSelector()
-    fields: FieldSelector = FieldSelector()
-
-    def query(self) -> dict[str, str]:
-        query = {}
-        if self.labels:
-            query["labelSelector"] = str(self.labels)
-        if self.fields:
-            query["fieldSelector"] = str(self.fields)
-        return query
-
-    def covers(self, stored: Stored[Any]) -> bool:
-        """Whether an object belongs here. Objects written by this process are judged by this; the server judges the rest."""
-        key = stored.key
-        if self.namespace and key.namespace != self.namespace:
-            return False
-        if not self.labels.matches(stored.labels):
-            return False
-        known = {"metadata.name": key.name, "metadata.namespace": key.namespace}
-        return all(term.field in known for term in self.fields.terms) and self.fields.matches(known.__getitem__)
 
 
 class Phase(enum.StrEnum):
@@ -136,7 +110,7 @@ class Informer(Generic[T]):
         self._idle_deadline = idle_deadline
         self._label = resource.group_resource
         self._store: Store[T] = Store(resource, on_index_error=self._index_failed)
-        self._registrations: list[Registration] = []
+        self._handlers = Handlers(self._handler_failed)
         self._synced = asyncio.Event()
         self._phase = Phase.IDLE
         self._error: Exception | None = None
@@ -173,19 +147,7 @@ class Informer(Generic[T]):
         It reads the objects as ``resource`` does. A large store is handed over in slices, the first of them now:
         ``Registration.caught_up``.
         """
-        registration = Registration(handler, resource or self.resource, self._store.snapshot(), self._unregister)
-        self._registrations.append(registration)
-        self._hand_over(registration)
-        return registration
-
-    def _hand_over(self, registration: Registration) -> None:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + BUDGET
-        while (event := registration.next()) is not None:
-            self._call(registration, event)
-            if loop.time() >= end:
-                loop.call_soon(self._hand_over, registration)
-                return
+        return self._handlers.add(handler, resource or self.resource, self._store.snapshot())
 
     async def resync(self, registration: Registration) -> None:
         """Remind one handler of every object, as updates in which nothing changed."""
@@ -193,9 +155,7 @@ class Informer(Generic[T]):
             await self._budget.give_way()
             stored = self._store.get(known.key)
             if stored is not None:
-                event = registration.told(Event(EventType.UPDATED, old=stored, new=stored, resync=True))
-                if event is not None:
-                    self._call(registration, event)
+                self._handlers.remind(registration, stored)
 
     @property
     def synced(self) -> bool:
@@ -233,11 +193,11 @@ class Informer(Generic[T]):
         stored = self._reader.written(data)
         if not self.scope.covers(stored):
             return
-        self._dispatch(self._store.inject(stored))
+        self._handlers.dispatch(self._store.inject(stored))
 
     def deleted(self, key: Key, uid: str) -> None:
         """A deletion by this process was carried out at once."""
-        self._dispatch(self._store.forget(key, uid))
+        self._handlers.dispatch(self._store.forget(key, uid))
 
     # The loop
 
@@ -326,7 +286,7 @@ class Informer(Generic[T]):
         for event in self._store.replace(listed, version, known=known):
             if initial and event.type is EventType.ADDED:
                 event = Event(EventType.ADDED, new=event.new, initial=True)
-            self._dispatch(event)
+            self._handlers.dispatch(event)
             await self._budget.give_way()
         self._last_event = self._clock.monotonic()
         self._healthy()
@@ -412,9 +372,9 @@ class Informer(Generic[T]):
         if stored is None:
             return
         if kind == "DELETED":
-            self._dispatch(self._store.remove(stored))
+            self._handlers.dispatch(self._store.remove(stored))
         elif not progress.versions.told(stored.revision):
-            self._dispatch(self._store.upsert(stored))
+            self._handlers.dispatch(self._store.upsert(stored))
         self._machine.seen(progress.versions.event(kind, stored.resource_version))
 
     def skipped(self, error: DecodeError) -> None:
@@ -425,43 +385,10 @@ class Informer(Generic[T]):
             self._reported.add(text)
             _log.warning("skipped an object", resource=self._label, error=text)
 
-    def _dispatch(self, event: Event[T] | None) -> None:
-        if event is None:
-            return
-        old, new = event.old, event.new
-        if old is not None and new is not None and old.uid != new.uid:
-            self._tell(Event(EventType.DELETED, old=old, final_state_unknown=True))
-            self._tell(Event(EventType.ADDED, new=new))
-        else:
-            self._tell(event)
-
-    def _tell(self, event: Event[T]) -> None:
-        registrations = tuple(self._registrations)
-        shared = [stored for stored in (event.old, event.new) if stored is not None] if len(registrations) > 1 else ()
-        for stored in shared:
-            stored.share()
-        for registration in registrations:
-            told = registration.told(event)
-            if told is not None:
-                self._call(registration, told)
-        for stored in shared:
-            stored.unshare()
-
-    def _call(self, registration: Registration, event: Event[T]) -> None:
-        if registration.handler is None:
-            return
-        try:
-            registration.handler(event)
-        except Exception as error:  # a handler's bug must not stop the informer for the others
-            self._metrics.handler_errors_total.labels(self._label).inc()
-            _log.exception(
-                "an event handler failed", resource=self._label, key=str(event.current.key), error=str(error)
-            )
+    def _handler_failed(self, event: Event[Any], error: Exception) -> None:
+        self._metrics.handler_errors_total.labels(self._label).inc()
+        _log.exception("an event handler failed", resource=self._label, key=str(event.current.key), error=str(error))
 
     def _index_failed(self, error: Exception) -> None:
         self._metrics.handler_errors_total.labels(self._label).inc()
         _log.error("an index function failed", resource=self._label, error=str(error))
-
-    def _unregister(self, registration: Registration) -> None:
-        if registration in self._registrations:
-            self._registrations.remove(registration)
