@@ -20,6 +20,7 @@ from kaito.runtime.objects.resource import Key, Manifest, Resource
 from kaito.runtime.objects.selectors import FieldSelector, LabelSelector
 from kaito.runtime.objects.stored import ObjectMeta, Stored, decode_meta
 from kaito.runtime.transport import watching
+from kaito.runtime.transport.answers import decode, deleted_uid, is_of, test_failed
 from kaito.runtime.transport.pager import PAGE_SIZE, list_pages
 from kaito.runtime.transport.rest import Rest
 from kaito.runtime.transport.watching import WatchEvent
@@ -49,21 +50,6 @@ class _NoObserver:
     def deleted(self, resource: Resource[Any], key: Key, uid: str) -> None:
         pass
 
-
-class _DeletedDetails(msgspec.Struct):
-    uid: str = ""
-
-
-class _Deleted(msgspec.Struct):
-    details: _DeletedDetails | None = None
-
-
-class _Kind(msgspec.Struct, rename="camel"):
-    kind: str = ""
-    api_version: str = ""
-
-
-_KIND = msgspec.json.Decoder(_Kind)
 
 FieldValidation = Literal["Strict", "Warn", "Ignore"]
 """What a server does with fields that the kind does not have, or that are there twice: refuse, warn, or say nothing."""
@@ -124,7 +110,7 @@ class Client:
 
     async def get(self, resource: Resource[T], name: str, namespace: str = "") -> T:
         answer = await self.rest.send("GET", resource.path(namespace, name))
-        return _decode(resource, answer.body)
+        return decode(resource, answer.body)
 
     async def list(
         self,
@@ -262,13 +248,13 @@ class Client:
         try:
             answer = await self._send("PATCH", resource, path, data, kind.value)
         except Invalid as error:
-            if kind is PatchType.JSON and _test_failed(error, patch):
+            if kind is PatchType.JSON and test_failed(error, patch):
                 raise Conflict(
                     f"{resource.group_resource} {name}: not as the patch expects: {error.message}"
                 ) from error
             raise
-        if subresource in ("", "status") or _is(resource, answer):
-            return _decode(resource, answer)
+        if subresource in ("", "status") or is_of(resource, answer):
+            return decode(resource, answer)
         return msgspec.json.decode(answer, type=Manifest)
 
     async def server_side_apply(
@@ -343,14 +329,14 @@ class Client:
         data = msgspec.json.encode(options)
         answer = await self.rest.send("DELETE", resource.path(namespace, name), body=data, guard=self._fence)
         try:
-            if _is(resource, answer.body):
+            if is_of(resource, answer.body):
                 self._observer.written(resource, answer.body)
                 return
-            result = msgspec.json.decode(answer.body, type=_Deleted)
+            gone = deleted_uid(answer.body)
         except UNDECODABLE as error:
             raise DecodeError(f"the server's answer to a deletion is not JSON: {error}") from error
-        if result.details and result.details.uid:
-            self._observer.deleted(resource, Key(namespace if resource.namespaced else "", name), result.details.uid)
+        if gone:
+            self._observer.deleted(resource, Key(namespace if resource.namespaced else "", name), gone)
 
     async def delete_collection(
         self,
@@ -401,7 +387,7 @@ class Client:
         query: Mapping[str, str] | None = None,
     ) -> T:
         answer = await self._send(method, resource, path, data, content_type, query)
-        return _decode(resource, answer)
+        return decode(resource, answer)
 
     async def _send(
         self,
@@ -417,18 +403,12 @@ class Client:
             method, path, body=data, content_type=content_type, query=query or self._query(), guard=self._fence
         )
         try:
-            of_kind = _is(resource, answer.body)
+            of_kind = is_of(resource, answer.body)
         except UNDECODABLE as error:
             raise DecodeError(f"the server's answer is not a {resource.kind}: {error}") from error
         if of_kind:
             self._observer.written(resource, answer.body)
         return answer.body
-
-
-def _is(resource: Resource[Any], data: bytes) -> bool:
-    """Whether an answer is an object of ``resource``. Raises what decoders raise."""
-    found = _KIND.decode(data)
-    return found.kind == resource.kind and found.api_version == resource.api_version
 
 
 def _selection(labels: Selector | None, fields: FieldSelector | None) -> dict[str, str]:
@@ -438,26 +418,6 @@ def _selection(labels: Selector | None, fields: FieldSelector | None) -> dict[st
     if fields:
         query["fieldSelector"] = str(fields)
     return query
-
-
-def _test_failed(error: Invalid, patch: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a JSON patch was refused because the object is not as its ``test`` operations expect.
-
-    Answered 422 like a validation error, but without what names the object and its fields: a server that says why says so
-    in a cause of its own, kube-apiserver does not.
-    """
-    if isinstance(patch, Mapping) or not any(operation.get("op") == "test" for operation in patch):
-        return False
-    if error.details.get("kind") or error.details.get("name"):
-        return False
-    return all("test failed" in cause.get("message", "") for cause in error.causes)
-
-
-def _decode(resource: Resource[T], data: bytes) -> T:
-    try:
-        return resource.decode(data)
-    except UNDECODABLE as error:  # pydantic's errors are ValueErrors, too
-        raise DecodeError(f"the server's answer is not a {resource.kind}: {error}") from error
 
 
 def meta_of(resource: Resource[T], obj: T) -> ObjectMeta:
