@@ -30,7 +30,7 @@ from kaito.api.machine import Machine
 from kaito.api.nodeclaim import NodeClaim
 from kaito.api.resources import MACHINES, NODE_CLAIMS
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
-from kaito.devcluster.apiserver.requests import Query, RequestInfo
+from kaito.devcluster.apiserver.wire.requests import Query, RequestInfo
 from kaito.devcluster.arm import ArmEmulator, ArmOptions, Pool, Site, build_nodes
 from kaito.devcluster.operator import launch
 from kaito.runtime import NODES, AlreadyExists, Client, Manifest, NotFound, Rest, RestConfig, RuntimeMetrics

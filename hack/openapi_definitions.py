@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from kaito.devcluster.apiserver.builtins import BUILTINS, definition_name
+from kaito.devcluster.apiserver.objects.builtins import BUILTINS, definition_name
 
 MINOR = "1.32"
 MEMBER = f"kubernetes_validate/kubernetes-json-schema/v{MINOR}.0-local/_definitions.json"

@@ -20,7 +20,7 @@ import aiohttp
 from aiohttp import hdrs, web
 
 from kaito.devcluster.apiserver import ApiServer
-from kaito.devcluster.apiserver.pki import ServerIdentity
+from kaito.devcluster.apiserver.serving.pki import ServerIdentity
 from kaito.runtime import ApiError, Expired, ServerTimeout
 
 PAST = 200

@@ -14,7 +14,7 @@ from kaito.api.conditions import find, is_true
 from kaito.api.defaulting import read_workspace
 from kaito.api.resources import MACHINES, WORKSPACES
 from kaito.api.workspace import Workspace
-from kaito.devcluster.apiserver.requests import RequestInfo
+from kaito.devcluster.apiserver.wire.requests import RequestInfo
 from kaito.devcluster.arm import ArmEmulator
 from kaito.runtime import EVENTS, JOBS, NODES, PODS, STATEFUL_SETS, Client
 from support.controlplane import ControlPlane

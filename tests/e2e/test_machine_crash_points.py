@@ -21,7 +21,7 @@ from kaito.api.conditions import is_true
 from kaito.api.machine import Machine
 from kaito.api.resources import MACHINES
 from kaito.devcluster.apiserver import ApiServer
-from kaito.devcluster.apiserver.requests import Query, RequestInfo
+from kaito.devcluster.apiserver.wire.requests import Query, RequestInfo
 from kaito.devcluster.arm import ArmEmulator, ArmOptions, Pool, build_nodes
 from kaito.devcluster.arm.errors import ArmError
 from kaito.devcluster.operator import launch

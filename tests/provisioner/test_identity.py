@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kaito.devcluster.apiserver.pki import ServerIdentity
+from kaito.devcluster.apiserver.serving.pki import ServerIdentity
 from kaito.devcluster.arm import ArmEmulator, ArmOptions, Fault, Pool, TokenServer
 from kaito.devcluster.arm.errors import ArmError
 from kaito.provisioner import AuthenticationFailed, CloudProvider, Unavailable, load_provider

@@ -12,7 +12,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaito.devcluster.apiserver.faults import Fault
+from kaito.devcluster.apiserver import Fault
 from kaito.runtime import (
     CONFIG_MAPS,
     DEPLOYMENTS,

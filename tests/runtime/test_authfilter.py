@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from kaito.devcluster.apiserver.faults import Fault
+from kaito.devcluster.apiserver import Fault
 from kaito.runtime import (
     SERVICE_ACCOUNTS,
     Client,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kaito.devcluster.apiserver.faults import Fault
+from kaito.devcluster.apiserver import Fault
 from kaito.runtime import (
     CONFIG_MAPS,
     Cache,

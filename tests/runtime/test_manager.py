@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from prometheus_client.parser import text_string_to_metric_families
 
-from kaito.devcluster.apiserver.faults import Fault
+from kaito.devcluster.apiserver import Fault
 from kaito.runtime import (
     CONFIG_MAPS,
     CUSTOM_RESOURCE_DEFINITIONS,

@@ -16,8 +16,8 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
-from kaito.devcluster.apiserver.faults import ConnectionDropped, Faults
-from kaito.devcluster.apiserver.requests import Query, RequestInfo
+from kaito.devcluster.apiserver.serving.faults import ConnectionDropped, Faults
+from kaito.devcluster.apiserver.wire.requests import Query, RequestInfo
 from kaito.runtime import ApiError, Expired, RestConfig, TlsConfig
 from kaito.runtime.transport.credentials import Anonymous
 

@@ -11,7 +11,7 @@ from typing import NoReturn, cast
 import aiohttp
 from aiohttp import web
 
-from kaito.devcluster.apiserver.requests import Query, RequestInfo
+from kaito.devcluster.apiserver.wire.requests import Query, RequestInfo
 from kaito.runtime import Forbidden, Invalid, RestConfig, Unauthorized
 from support.front import Front
 

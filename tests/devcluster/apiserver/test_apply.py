@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaito.devcluster.apiserver.crd import custom_kinds
+from kaito.devcluster.apiserver.discovery.crd import custom_kinds
 from kaito.devcluster.apiserver.managedfields import applied, fields, merge, owners
 from kaito.devcluster.apiserver.schema import Schema
 from kaito.devcluster.apiserver.store import Store

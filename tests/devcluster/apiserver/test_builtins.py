@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from kaito.devcluster.apiserver.builtins import BUILTINS, ResourceInfo, definition_name
+from kaito.devcluster.apiserver.objects.builtins import BUILTINS, ResourceInfo, definition_name
 from kaito.devcluster.apiserver.schema.definitions import definitions
 
 

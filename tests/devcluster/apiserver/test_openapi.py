@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kaito.devcluster.apiserver import openapi_protobuf, openapi_v2
-from kaito.devcluster.apiserver.builtins import BUILTINS, ResourceInfo, SubresourceInfo
-from kaito.devcluster.apiserver.openapi import group_version_document
+from kaito.devcluster.apiserver.discovery import openapi_protobuf, openapi_v2
+from kaito.devcluster.apiserver.discovery.openapi import group_version_document
+from kaito.devcluster.apiserver.objects.builtins import BUILTINS, ResourceInfo, SubresourceInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaito.devcluster.apiserver.patch import json_patch, merge_patch, strategic_merge_patch
 from kaito.devcluster.apiserver.schema import Schema
+from kaito.devcluster.apiserver.verbs.patch import json_patch, merge_patch, strategic_merge_patch
 from kaito.runtime import BadRequest, Invalid
 
 DEPLOYMENT = Schema.for_builtin("io.k8s.api.apps.v1.Deployment")

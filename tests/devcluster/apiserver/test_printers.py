@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from kaito.devcluster.apiserver.builtins import BUILTINS, ResourceInfo
-from kaito.devcluster.apiserver.jsonpath import JsonPath, JsonPathError
+from kaito.devcluster.apiserver.objects.builtins import BUILTINS, ResourceInfo
 from kaito.devcluster.apiserver.printers import table
 from kaito.devcluster.apiserver.printers.duration import human_duration
+from kaito.devcluster.apiserver.schema.jsonpath import JsonPath, JsonPathError
 
 NOW = datetime(2024, 5, 1, 12, 0, 0, tzinfo=UTC)
 INFOS = {(info.group, info.kind): info for info in BUILTINS}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaito.devcluster.apiserver.protobuf import MAGIC, decode
+from kaito.devcluster.apiserver.wire.protobuf import MAGIC, decode
 from kaito.runtime import BadRequest, UnsupportedMediaType
 
 CREATIONS = [

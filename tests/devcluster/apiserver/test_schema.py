@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaito.devcluster.apiserver.builtins import BUILTINS
+from kaito.devcluster.apiserver.objects.builtins import BUILTINS
 from kaito.devcluster.apiserver.schema import Cause, Schema
 
 DEPLOYMENT = Schema.for_builtin("io.k8s.api.apps.v1.Deployment")

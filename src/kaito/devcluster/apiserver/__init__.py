@@ -27,10 +27,10 @@ from __future__ import annotations
 
 from kaito.devcluster.apiserver.auth.identity import User
 from kaito.devcluster.apiserver.connect.attach import Attachment, AttachOptions, AttachProvider
-from kaito.devcluster.apiserver.faults import Fault
-from kaito.devcluster.apiserver.server import ApiServer, ApiServerOptions
+from kaito.devcluster.apiserver.serving.faults import Fault
+from kaito.devcluster.apiserver.serving.server import ApiServer, ApiServerOptions
 from kaito.devcluster.apiserver.store import Backup
-from kaito.devcluster.apiserver.subresources import LogOptions, LogProvider
+from kaito.devcluster.apiserver.verbs.subresources import LogOptions, LogProvider
 
 __all__ = [
     "ApiServer",

@@ -10,8 +10,8 @@ from kaito.devcluster.apiserver.strategies.services import KUBERNETES_IP
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kaito.devcluster.apiserver.registry import Registry
-    from kaito.devcluster.apiserver.writes import Writer
+    from kaito.devcluster.apiserver.objects.registry import Registry
+    from kaito.devcluster.apiserver.verbs.writes import Writer
 
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 _READ = ["get", "list", "watch"]

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kaito.devcluster.apiserver.admission import Admission
-from kaito.devcluster.apiserver.applies import Applier
 from kaito.devcluster.apiserver.auth.identity import Authenticator, User
 from kaito.devcluster.apiserver.auth.rbac import Authorizer
 from kaito.devcluster.apiserver.auth.reviews import Reviews
 from kaito.devcluster.apiserver.bootstrap import bootstrap
-from kaito.devcluster.apiserver.crd import Definitions
-from kaito.devcluster.apiserver.deletes import Deleter
-from kaito.devcluster.apiserver.discovery import Discovery
-from kaito.devcluster.apiserver.registry import Registry
+from kaito.devcluster.apiserver.discovery.crd import Definitions
+from kaito.devcluster.apiserver.discovery.discovery import Discovery
+from kaito.devcluster.apiserver.objects.registry import Registry
 from kaito.devcluster.apiserver.store import Store
-from kaito.devcluster.apiserver.subresources import Subresources
-from kaito.devcluster.apiserver.watch import WatchHub
+from kaito.devcluster.apiserver.verbs.admission import Admission
+from kaito.devcluster.apiserver.verbs.applies import Applier
+from kaito.devcluster.apiserver.verbs.deletes import Deleter
+from kaito.devcluster.apiserver.verbs.subresources import Subresources
+from kaito.devcluster.apiserver.verbs.watch import WatchHub
+from kaito.devcluster.apiserver.verbs.writes import Writer
 from kaito.devcluster.apiserver.webhooks import Webhooks
-from kaito.devcluster.apiserver.writes import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kaito.devcluster.apiserver.auth.identity import ANONYMOUS, MASTERS, User, service_account_name
-from kaito.devcluster.apiserver.meta import details_of
+from kaito.devcluster.apiserver.objects.meta import details_of
 from kaito.devcluster.apiserver.store import Collection, Object, decode
 from kaito.runtime import Forbidden, Unauthorized
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from kaito.devcluster.apiserver.requests import RequestInfo
+    from kaito.devcluster.apiserver.wire.requests import RequestInfo
 
 GROUP = "rbac.authorization.k8s.io"
 _COLLECTIONS = ("roles", "clusterroles", "rolebindings", "clusterrolebindings")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kaito.devcluster.apiserver import meta
 from kaito.devcluster.apiserver.auth.identity import API_AUDIENCES, Authenticator, User
 from kaito.devcluster.apiserver.auth.rbac import Attributes, Authorizer
+from kaito.devcluster.apiserver.objects import meta
 from kaito.devcluster.apiserver.schema import Cause
 from kaito.runtime import BadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kaito.devcluster.apiserver.registry import Kind
+    from kaito.devcluster.apiserver.objects.registry import Kind
     from kaito.devcluster.apiserver.store import Object
 
 

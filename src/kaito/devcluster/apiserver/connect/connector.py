@@ -12,16 +12,16 @@ from kaito.devcluster.apiserver.connect.attach import AttachOptions, AttachProvi
 from kaito.devcluster.apiserver.connect.backends import Target, pod_address, pod_origin, service_origin
 from kaito.devcluster.apiserver.connect.links import SPDY, WEBSOCKET, upgrade_of
 from kaito.devcluster.apiserver.connect.proxy import Proxy
-from kaito.devcluster.apiserver.reads import find
-from kaito.devcluster.apiserver.subresources import container_of
+from kaito.devcluster.apiserver.verbs.reads import find
+from kaito.devcluster.apiserver.verbs.subresources import container_of
 from kaito.runtime import BadRequest, MethodNotAllowed, NotImplementedByServer
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from kaito.devcluster.apiserver.registry import Kind, Registry
-    from kaito.devcluster.apiserver.requests import RequestInfo
+    from kaito.devcluster.apiserver.objects.registry import Kind, Registry
     from kaito.devcluster.apiserver.store import Object
+    from kaito.devcluster.apiserver.wire.requests import RequestInfo
 
 NO_EXEC: Final = (
     "exec is not possible: no container of the local cluster has a file system or programs of its own. What runs there is a "

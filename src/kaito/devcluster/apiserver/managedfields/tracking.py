@@ -18,7 +18,7 @@ from kaito.devcluster.apiserver.store import Object, encode, same
 from kaito.runtime import Conflict, InternalError
 
 if TYPE_CHECKING:
-    from kaito.devcluster.apiserver.registry import Kind
+    from kaito.devcluster.apiserver.objects.registry import Kind
 
 BEFORE: Final = "before-first-apply"
 CLIENT_SIDE: Final = "kubectl-client-side-apply"

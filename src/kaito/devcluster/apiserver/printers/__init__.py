@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from kaito.devcluster.apiserver.builtins import ResourceInfo
+    from kaito.devcluster.apiserver.objects.builtins import ResourceInfo
 
 __all__ = ["IncludeObject", "table"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from kaito.devcluster.apiserver.jsonpath import JsonPath
 from kaito.devcluster.apiserver.printers.columns import NAME, Column, Object, Printer, name
 from kaito.devcluster.apiserver.printers.duration import human_duration
 from kaito.devcluster.apiserver.schema.formats import parse_date_time
+from kaito.devcluster.apiserver.schema.jsonpath import JsonPath
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from kaito.devcluster.apiserver.jsonpath import JsonPath, JsonPathError
 from kaito.devcluster.apiserver.schema.cause import Cause
+from kaito.devcluster.apiserver.schema.jsonpath import JsonPath, JsonPathError
 from kaito.devcluster.apiserver.schema.structure import structural_causes
 
 if TYPE_CHECKING:

@@ -64,6 +64,12 @@ class CustomStrategy(Strategy):
     unconditional_update = False
 
 
+class GenerationStrategy(Strategy):
+    """Plain kinds whose changes are counted."""
+
+    generation = True
+
+
 def spec_of(obj: Mapping[str, Any]) -> dict[str, Any]:
     spec = obj.get("spec")
     return spec if isinstance(spec, dict) else {}

@@ -6,8 +6,8 @@ import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from kaito.devcluster.apiserver.names import validate_labels, validate_name
 from kaito.devcluster.apiserver.schema import Cause
+from kaito.devcluster.apiserver.schema.names import validate_labels, validate_name
 from kaito.devcluster.apiserver.strategies.base import set_default
 
 if TYPE_CHECKING:

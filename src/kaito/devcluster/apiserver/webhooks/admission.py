@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any, final
 
 import msgspec
 
-from kaito.devcluster.apiserver.patch import json_patch
 from kaito.devcluster.apiserver.schema.cel import CelError
 from kaito.devcluster.apiserver.store import decode
+from kaito.devcluster.apiserver.verbs.patch import json_patch
 from kaito.devcluster.apiserver.webhooks.calling import Caller, CallFailed, Place
 from kaito.devcluster.apiserver.webhooks.matching import Webhook, conditions_hold, matched_version, selected
 from kaito.runtime import ApiError, BadRequest, InternalError
 
 if TYPE_CHECKING:
     from kaito.devcluster.apiserver.auth.identity import User
-    from kaito.devcluster.apiserver.registry import Kind, Registry
+    from kaito.devcluster.apiserver.objects.registry import Kind, Registry
     from kaito.devcluster.apiserver.store import Collection, Object
-    from kaito.devcluster.apiserver.writes import Ask, Write, Written
+    from kaito.devcluster.apiserver.verbs.writes import Ask, Write, Written
 
 _GROUP = "admissionregistration.k8s.io"
 _OPTIONS = {"CREATE": "CreateOptions", "UPDATE": "UpdateOptions", "DELETE": "DeleteOptions"}

@@ -10,7 +10,7 @@ from kaito.devcluster.apiserver.schema.cel import CelError, Program
 from kaito.runtime import LabelSelector
 
 if TYPE_CHECKING:
-    from kaito.devcluster.apiserver.builtins import ResourceInfo
+    from kaito.devcluster.apiserver.objects.builtins import ResourceInfo
     from kaito.devcluster.apiserver.store import Object
 
 CONDITION_VARIABLES = ("object", "oldObject", "request")

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kaito.devcluster.apiserver.meta import details
+from kaito.devcluster.apiserver.objects.meta import details
 from kaito.devcluster.apiserver.store import Collection, Object, Record, decode
 from kaito.runtime import Forbidden, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kaito.devcluster.apiserver.registry import Kind
+    from kaito.devcluster.apiserver.objects.registry import Kind
 
 PROTECTED_NAMESPACES = frozenset({"default", "kube-system", "kube-public"})
 _TOLERATION_SECONDS = 300

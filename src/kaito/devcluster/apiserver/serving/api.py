@@ -6,9 +6,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kaito.devcluster.apiserver import meta, reads
-from kaito.devcluster.apiserver.deletes import Deleted, DeleteOptions, deleted_status
-from kaito.devcluster.apiserver.negotiation import (
+from kaito.devcluster.apiserver.objects import meta
+from kaito.devcluster.apiserver.schema import Cause
+from kaito.devcluster.apiserver.verbs import reads
+from kaito.devcluster.apiserver.verbs.deletes import Deleted, DeleteOptions, deleted_status
+from kaito.devcluster.apiserver.verbs.subresources import UNSUPPORTED, LogOptions, LogProvider, not_supported
+from kaito.devcluster.apiserver.verbs.watch import WatchOptions
+from kaito.devcluster.apiserver.verbs.writes import Overtaken
+from kaito.devcluster.apiserver.webhooks.admission import Asking
+from kaito.devcluster.apiserver.wire.negotiation import (
     APPLY_PATCH,
     JSON,
     JSON_PATCH,
@@ -25,12 +31,7 @@ from kaito.devcluster.apiserver.negotiation import (
     render_record,
     watch_renderer,
 )
-from kaito.devcluster.apiserver.replies import Reply, Stream
-from kaito.devcluster.apiserver.schema import Cause
-from kaito.devcluster.apiserver.subresources import UNSUPPORTED, LogOptions, LogProvider, not_supported
-from kaito.devcluster.apiserver.watch import WatchOptions
-from kaito.devcluster.apiserver.webhooks.admission import Asking
-from kaito.devcluster.apiserver.writes import Overtaken
+from kaito.devcluster.apiserver.wire.replies import Reply, Stream
 from kaito.runtime import (
     AlreadyExists,
     BadRequest,
@@ -45,10 +46,10 @@ if TYPE_CHECKING:
 
     from kaito.devcluster.apiserver.auth.identity import User
     from kaito.devcluster.apiserver.cluster import Cluster
-    from kaito.devcluster.apiserver.registry import Kind
-    from kaito.devcluster.apiserver.requests import RequestInfo
+    from kaito.devcluster.apiserver.objects.registry import Kind
     from kaito.devcluster.apiserver.store import Object, Record
-    from kaito.devcluster.apiserver.writes import Write, Written
+    from kaito.devcluster.apiserver.verbs.writes import Write, Written
+    from kaito.devcluster.apiserver.wire.requests import RequestInfo
 
 
 OVERTAKEN_ATTEMPTS = 5

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from kaito.devcluster.apiserver.requests import RequestInfo
+    from kaito.devcluster.apiserver.wire.requests import RequestInfo
     from kaito.runtime import ApiError
 
 When = Literal["before", "after"]

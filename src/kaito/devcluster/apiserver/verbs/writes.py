@@ -11,19 +11,20 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kaito.devcluster.apiserver import meta, patch
 from kaito.devcluster.apiserver.managedfields import track_update
-from kaito.devcluster.apiserver.negotiation import JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, media_type
-from kaito.devcluster.apiserver.registry import Kind
-from kaito.devcluster.apiserver.requests import NO_QUERY, Query
+from kaito.devcluster.apiserver.objects import meta
+from kaito.devcluster.apiserver.objects.registry import Kind
 from kaito.devcluster.apiserver.schema import Cause
 from kaito.devcluster.apiserver.store import Object, Record, encode, same
+from kaito.devcluster.apiserver.verbs import patch
+from kaito.devcluster.apiserver.wire.negotiation import JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, media_type
+from kaito.devcluster.apiserver.wire.requests import NO_QUERY, Query
 from kaito.runtime import ApiError, BadRequest, Conflict, Invalid, MethodNotAllowed, UnsupportedMediaType
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from kaito.devcluster.apiserver.admission import Admission
+    from kaito.devcluster.apiserver.verbs.admission import Admission
 
 GENERATE_ATTEMPTS = 8
 _HEAD = frozenset({"apiVersion", "kind", "metadata"})

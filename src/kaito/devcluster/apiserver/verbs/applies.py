@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kaito.devcluster.apiserver import meta
 from kaito.devcluster.apiserver.managedfields import applied, track_create, untyped
+from kaito.devcluster.apiserver.objects import meta
 from kaito.devcluster.apiserver.schema import Cause
 from kaito.devcluster.apiserver.schema.fields import copy_json
-from kaito.devcluster.apiserver.writes import Write, Writer, check_fields, check_preconditions
+from kaito.devcluster.apiserver.verbs.writes import Write, Writer, check_fields, check_preconditions
 from kaito.runtime import BadRequest
 
 if TYPE_CHECKING:
-    from kaito.devcluster.apiserver.registry import Kind
-    from kaito.devcluster.apiserver.requests import Query
+    from kaito.devcluster.apiserver.objects.registry import Kind
     from kaito.devcluster.apiserver.store import Object, Record
+    from kaito.devcluster.apiserver.wire.requests import Query
 
 
 class Applier:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from kaito.devcluster.apiserver import meta
-from kaito.devcluster.apiserver.writes import Writer, is_released
+from kaito.devcluster.apiserver.objects import meta
+from kaito.devcluster.apiserver.verbs.writes import Writer, is_released
 from kaito.runtime import BadRequest, Invalid
 
 if TYPE_CHECKING:
-    from kaito.devcluster.apiserver.registry import Kind
-    from kaito.devcluster.apiserver.requests import Query
+    from kaito.devcluster.apiserver.objects.registry import Kind
     from kaito.devcluster.apiserver.store import Object, Record
+    from kaito.devcluster.apiserver.wire.requests import Query
 
 ORPHAN, FOREGROUND = "orphan", "foregroundDeletion"
 _POLICIES = ("Orphan", "Background", "Foreground")

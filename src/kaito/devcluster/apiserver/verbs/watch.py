@@ -9,14 +9,14 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from kaito.devcluster.apiserver.reads import NOT_OLDER_THAN, check_not_ahead, parse_revision
 from kaito.devcluster.apiserver.store import NO_FIELDS, Change, Record, Store, encode
+from kaito.devcluster.apiserver.verbs.reads import NOT_OLDER_THAN, check_not_ahead, parse_revision
 from kaito.runtime import ApiError, Expired, Invalid
 
 if TYPE_CHECKING:
-    from kaito.devcluster.apiserver.fields import Selection
-    from kaito.devcluster.apiserver.registry import Kind
-    from kaito.devcluster.apiserver.requests import Query
+    from kaito.devcluster.apiserver.objects.fields import Selection
+    from kaito.devcluster.apiserver.objects.registry import Kind
+    from kaito.devcluster.apiserver.wire.requests import Query
 
 EventType = Literal["ADDED", "MODIFIED", "DELETED"]
 WatchEvent = tuple[EventType, Record]

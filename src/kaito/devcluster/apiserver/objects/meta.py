@@ -7,21 +7,21 @@ import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from kaito.devcluster.apiserver.names import (
+from kaito.devcluster.apiserver.schema import Cause
+from kaito.devcluster.apiserver.schema.names import (
     QUALIFIED_NAME_MESSAGE,
     validate_labels,
     validate_name,
     validate_qualified_name,
 )
-from kaito.devcluster.apiserver.schema import Cause
 from kaito.devcluster.apiserver.store import Object, encode
 from kaito.runtime import AlreadyExists, BadRequest, Conflict, Invalid, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from kaito.devcluster.apiserver.builtins import ResourceInfo
-    from kaito.devcluster.apiserver.registry import Kind
+    from kaito.devcluster.apiserver.objects.builtins import ResourceInfo
+    from kaito.devcluster.apiserver.objects.registry import Kind
 
 NAME_SUFFIX = 5
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"

@@ -9,21 +9,21 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from kaito.devcluster.apiserver import meta
-from kaito.devcluster.apiserver.builtins import ALL_VERBS, ResourceInfo, SubresourceInfo
-from kaito.devcluster.apiserver.deletes import DeleteOptions, Deleter
-from kaito.devcluster.apiserver.fields import custom_extractor
-from kaito.devcluster.apiserver.registry import Kind, Registry, ScalePaths
+from kaito.devcluster.apiserver.objects import meta
+from kaito.devcluster.apiserver.objects.builtins import ALL_VERBS, ResourceInfo, SubresourceInfo
+from kaito.devcluster.apiserver.objects.fields import custom_extractor
+from kaito.devcluster.apiserver.objects.registry import Kind, Registry, ScalePaths
 from kaito.devcluster.apiserver.schema import Schema
 from kaito.devcluster.apiserver.store import same
 from kaito.devcluster.apiserver.strategies import CustomStrategy
-from kaito.devcluster.apiserver.strategies.objects import CLEANUP_FINALIZER
+from kaito.devcluster.apiserver.strategies.extensions import CLEANUP_FINALIZER
+from kaito.devcluster.apiserver.verbs.deletes import DeleteOptions, Deleter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kaito.devcluster.apiserver.store import Object, Store
-    from kaito.devcluster.apiserver.writes import Writer
+    from kaito.devcluster.apiserver.verbs.writes import Writer
 
 RESOURCE = "customresourcedefinitions.apiextensions.k8s.io"
 _READ_WRITE = ("get", "patch", "update")

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any, cast
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
-from kaito.devcluster.apiserver import pki
-from kaito.devcluster.apiserver.api import Api, Call
 from kaito.devcluster.apiserver.auth.identity import DEFAULT_TOKEN_SECONDS, User
 from kaito.devcluster.apiserver.auth.impersonation import impersonate
 from kaito.devcluster.apiserver.auth.rbac import Attributes
 from kaito.devcluster.apiserver.cluster import Cluster
 from kaito.devcluster.apiserver.connect.connector import Connector, Handover
-from kaito.devcluster.apiserver.faults import ConnectionDropped, Faults
-from kaito.devcluster.apiserver.meta import utc_now
-from kaito.devcluster.apiserver.negotiation import compress
-from kaito.devcluster.apiserver.reads import find
-from kaito.devcluster.apiserver.replies import Reply, Stream
-from kaito.devcluster.apiserver.requests import Query, RequestInfo
+from kaito.devcluster.apiserver.objects.meta import utc_now
+from kaito.devcluster.apiserver.serving import pki
+from kaito.devcluster.apiserver.serving.api import Api, Call
+from kaito.devcluster.apiserver.serving.faults import ConnectionDropped, Faults
 from kaito.devcluster.apiserver.store import Backup, encode
+from kaito.devcluster.apiserver.verbs.reads import find
+from kaito.devcluster.apiserver.wire.negotiation import compress
+from kaito.devcluster.apiserver.wire.replies import Reply, Stream
+from kaito.devcluster.apiserver.wire.requests import Query, RequestInfo
 from kaito.runtime import ApiError, InternalError, NotFound, RequestTooLarge
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kaito.devcluster.apiserver.connect.attach import AttachProvider
-    from kaito.devcluster.apiserver.subresources import LogProvider
+    from kaito.devcluster.apiserver.verbs.subresources import LogProvider
 
 MAX_BODY = 3 * 1024 * 1024
 """Bytes of the largest request, as of kube-apiserver."""

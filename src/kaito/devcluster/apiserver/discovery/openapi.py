@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from kaito.devcluster.apiserver.builtins import ResourceInfo, SubresourceInfo, definition_name
+from kaito.devcluster.apiserver.objects.builtins import ResourceInfo, SubresourceInfo, definition_name
 from kaito.devcluster.apiserver.schema.definitions import META, OBJECT_META, REFERENCE, definitions
 
 if TYPE_CHECKING:

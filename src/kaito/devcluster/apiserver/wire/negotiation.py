@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import msgspec
 import yaml
 
-from kaito.devcluster.apiserver import protobuf
 from kaito.devcluster.apiserver.printers import table
 from kaito.devcluster.apiserver.store import Object, Record, encode
+from kaito.devcluster.apiserver.wire import protobuf
 from kaito.runtime import BadRequest, NotAcceptable, UnsupportedMediaType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from kaito.devcluster.apiserver.registry import Kind
-    from kaito.devcluster.apiserver.requests import Query
+    from kaito.devcluster.apiserver.objects.registry import Kind
+    from kaito.devcluster.apiserver.wire.requests import Query
 
 JSON, YAML, PROTOBUF = "application/json", "application/yaml", "application/vnd.kubernetes.protobuf"
 MERGE_PATCH = "application/merge-patch+json"

@@ -7,18 +7,18 @@ import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from kaito.devcluster.apiserver import openapi, openapi_protobuf, openapi_v2
-from kaito.devcluster.apiserver.negotiation import JSON, media_type
-from kaito.devcluster.apiserver.replies import Reply
+from kaito.devcluster.apiserver.discovery import openapi, openapi_protobuf, openapi_v2
 from kaito.devcluster.apiserver.store import encode
+from kaito.devcluster.apiserver.wire.negotiation import JSON, media_type
+from kaito.devcluster.apiserver.wire.replies import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from kaito.devcluster.apiserver.builtins import ResourceInfo
-    from kaito.devcluster.apiserver.crd import Definitions
-    from kaito.devcluster.apiserver.registry import Registry
-    from kaito.devcluster.apiserver.requests import RequestInfo
+    from kaito.devcluster.apiserver.discovery.crd import Definitions
+    from kaito.devcluster.apiserver.objects.builtins import ResourceInfo
+    from kaito.devcluster.apiserver.objects.registry import Registry
+    from kaito.devcluster.apiserver.wire.requests import RequestInfo
 
 VERSION = {
     "major": "1",

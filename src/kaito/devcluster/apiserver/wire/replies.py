@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kaito.devcluster.apiserver.negotiation import JSON
+from kaito.devcluster.apiserver.wire.negotiation import JSON
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kaito.devcluster.apiserver.builtins import BUILTINS, ResourceInfo
-from kaito.devcluster.apiserver.conversions import AUTOSCALERS_V1, EVENTS_V1, Conversion
-from kaito.devcluster.apiserver.fields import EVENTS_V1_LABELS, builtin_extractor
+from kaito.devcluster.apiserver.objects.builtins import BUILTINS, ResourceInfo
+from kaito.devcluster.apiserver.objects.conversions import AUTOSCALERS_V1, EVENTS_V1, Conversion
+from kaito.devcluster.apiserver.objects.fields import EVENTS_V1_LABELS, builtin_extractor
 from kaito.devcluster.apiserver.schema import Schema
 from kaito.devcluster.apiserver.store import NO_FIELDS, Collection, Object, Record, Store, decode, encode
 from kaito.devcluster.apiserver.strategies import Strategy, builtin_strategy
@@ -148,7 +148,7 @@ class Registry:
         return Kind(
             info=info,
             schema=Schema.for_builtin(info.definition),
-            strategy=builtin_strategy(info),
+            strategy=builtin_strategy(info.group_resource),
             collection=self._store.collection(storage),
             extract=extract,
             field_labels=EVENTS_V1_LABELS if events_v1 else {name: name for name in stored},

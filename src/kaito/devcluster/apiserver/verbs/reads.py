@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kaito.devcluster.apiserver import meta
-from kaito.devcluster.apiserver.fields import Selection
+from kaito.devcluster.apiserver.objects import meta
+from kaito.devcluster.apiserver.objects.fields import Selection
 from kaito.runtime import ApiError, BadRequest, Expired, Invalid, ServerTimeout
 
 if TYPE_CHECKING:
-    from kaito.devcluster.apiserver.registry import Kind
-    from kaito.devcluster.apiserver.requests import Query
+    from kaito.devcluster.apiserver.objects.registry import Kind
     from kaito.devcluster.apiserver.store import Record, Store
+    from kaito.devcluster.apiserver.wire.requests import Query
 
 EXACT, NOT_OLDER_THAN = "Exact", "NotOlderThan"
 _EXPIRED_TOKEN = (

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from kaito.devcluster.apiserver import meta
-from kaito.devcluster.apiserver.applies import Applier
 from kaito.devcluster.apiserver.auth.identity import DEFAULT_TOKEN_SECONDS, Authenticator
-from kaito.devcluster.apiserver.deletes import DeleteOptions, Deleter
-from kaito.devcluster.apiserver.fields import value_at
-from kaito.devcluster.apiserver.reads import find
+from kaito.devcluster.apiserver.objects import meta
+from kaito.devcluster.apiserver.objects.fields import value_at
 from kaito.devcluster.apiserver.schema import Cause
 from kaito.devcluster.apiserver.store import Object, Record
-from kaito.devcluster.apiserver.writes import Writer, Written, apply_patch, at_once
+from kaito.devcluster.apiserver.verbs.applies import Applier
+from kaito.devcluster.apiserver.verbs.deletes import DeleteOptions, Deleter
+from kaito.devcluster.apiserver.verbs.reads import find
+from kaito.devcluster.apiserver.verbs.writes import Writer, Written, apply_patch, at_once
 from kaito.runtime import BadRequest, LabelSelector, NotImplementedByServer, TooManyRequests, parse_time
 
 if TYPE_CHECKING:
-    from kaito.devcluster.apiserver.registry import Kind, Registry
-    from kaito.devcluster.apiserver.requests import Query
+    from kaito.devcluster.apiserver.objects.registry import Kind, Registry
+    from kaito.devcluster.apiserver.wire.requests import Query
 
 SCALE = ("autoscaling/v1", "Scale")
 MIN_TOKEN_SECONDS = 600

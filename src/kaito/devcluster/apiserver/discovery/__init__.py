@@ -1,0 +1,1 @@
+"""What is served, and the documents that say so: custom resources, discovery, OpenAPI."""

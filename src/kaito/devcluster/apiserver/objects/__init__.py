@@ -1,0 +1,1 @@
+"""What an object is: the resources that are served, their kinds, metadata and selectable fields."""

@@ -1,0 +1,1 @@
+"""HTTP: the endpoints, the server, its certificates, and faults for tests."""
