@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 from kaito.runtime.fairness import BUDGET
@@ -26,12 +26,12 @@ class Registration:
         self,
         handler: Handler,
         resource: Resource[Any],
-        there: Iterable[Stored[Any]],
+        there: Sequence[Stored[Any]],
         unregister: Callable[[Registration], None],
     ) -> None:
         self.handler: Handler | None = handler
         self.resource = resource
-        self._pending = {stored.key: stored for stored in there}
+        self._pending = {stored.key: stored for stored in reversed(there)}
         self._unregister = unregister
         self._done = asyncio.Event()
 
@@ -56,8 +56,9 @@ class Registration:
 
     def next(self) -> Event[Any] | None:
         """The next object to hand over; None once there is none left."""
-        for key in self._pending:
-            return Event(EventType.ADDED, new=self._pending.pop(key), initial=True).read_as(self.resource)
+        if self._pending:
+            _, stored = self._pending.popitem()
+            return Event(EventType.ADDED, new=stored, initial=True).read_as(self.resource)
         self._done.set()
         return None
 
@@ -73,7 +74,7 @@ class Handlers:
         self._failed = failed
         self._registrations: list[Registration] = []
 
-    def add(self, handler: Handler, resource: Resource[Any], there: Iterable[Stored[Any]]) -> Registration:
+    def add(self, handler: Handler, resource: Resource[Any], there: Sequence[Stored[Any]]) -> Registration:
         """Hand over what is ``there``, the first slice of it now, and tell of everything from now on."""
         registration = Registration(handler, resource, there, self._remove)
         self._registrations.append(registration)
