@@ -9,24 +9,22 @@ from collections.abc import MutableMapping
 from contextvars import ContextVar
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TextIO, final
+from typing import Any, TextIO, final
 
 
-def _without_rich() -> ModuleType:
-    """structlog loads rich, where it is installed, for tracebacks that are not printed here: a third of the time that
-    importing the runtime takes beside aiohttp."""
+def _structlog() -> ModuleType:
+    """structlog, loaded when something is logged, which a short command never does.
+
+    It would load rich, where that is installed, for tracebacks that are not printed here.
+    """
+    if found := sys.modules.get("structlog"):
+        return found
     blocked = sys.modules.setdefault("rich", None) is None  # type: ignore[arg-type]  # the documented way to block one
     try:
         return import_module("structlog")
     finally:
         if blocked:
             del sys.modules["rich"]
-
-
-if TYPE_CHECKING:
-    import structlog
-else:
-    structlog = _without_rich()
 
 
 @final
@@ -51,9 +49,6 @@ class ReconcileScope:
         return self._id
 
 
-# The values of local variables, which structlog shows by default, hold credentials and the content of Secrets.
-_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
-
 reconcile_scope: ContextVar[ReconcileScope | None] = ContextVar("reconcile_scope", default=None)
 
 
@@ -73,6 +68,7 @@ def configure_logging(level: str = "info", *, json: bool | None = None, stream: 
     ``json`` None means JSON unless ``stream`` (standard error by default) is a terminal. Raises ValueError for an
     unknown level.
     """
+    structlog = _structlog()
     stream = stream or sys.stderr
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
@@ -84,7 +80,9 @@ def configure_logging(level: str = "info", *, json: bool | None = None, stream: 
     ]
     as_json = not stream.isatty() if json is None else json
     if as_json:
-        tail: list[Any] = [_TRACEBACKS, structlog.processors.JSONRenderer()]
+        # The values of local variables, which structlog shows by default, hold credentials and the content of Secrets.
+        frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        tail: list[Any] = [structlog.processors.ExceptionRenderer(frames), structlog.processors.JSONRenderer()]
     else:
         colors = stream.isatty()
         tail = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
@@ -105,6 +103,19 @@ def configure_logging(level: str = "info", *, json: bool | None = None, stream: 
     root.setLevel(max(number, logging.WARNING))
 
 
+@final
+class _Logger:
+    """A logger that is made anew for each line, so that it follows ``configure_logging``, whichever comes first."""
+
+    __slots__ = ("_component",)
+
+    def __init__(self, component: str) -> None:
+        self._component = component
+
+    def __getattr__(self, method: str) -> Any:
+        return getattr(_structlog().get_logger(component=self._component), method)
+
+
 def get_logger(name: str) -> Any:
-    """A logger that names its part of the program as ``component``; it follows ``configure_logging``, whichever comes first."""
-    return structlog.get_logger(component=name)
+    """A structlog logger that names its part of the program as ``component``."""
+    return _Logger(name)
