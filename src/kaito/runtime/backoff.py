@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import final
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class BackoffPolicy:
+
+class BackoffPolicy(msgspec.Struct, frozen=True):
     """Delays in seconds: ``base``, ``base·factor``, … up to ``cap``, each stretched by up to ``jitter`` of itself."""
 
     base: float

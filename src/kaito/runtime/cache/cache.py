@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar, final
+
+import msgspec
+from msgspec.structs import replace
 
 from kaito.runtime.cache.informer import Informer, InformerStatus
 from kaito.runtime.cache.lister import Lister
@@ -28,16 +30,14 @@ SYNC_TIMEOUT = 120.0
 """Seconds that informers have for their first list; same as controller-runtime's CacheSyncTimeout."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(msgspec.Struct, frozen=True):
     """What an informer is shared by: a resource, whatever it is read as, and a scope."""
 
     resource: Resource[Any]
     scope: Scope
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
+class _Entry(msgspec.Struct, eq=False):
     informer: Informer[Any]
     task: asyncio.Task[Any] | None = None
     removed: bool = False
@@ -171,7 +171,10 @@ class Cache:
         Listers of theirs raise NotCached from then on, and handlers hear nothing more.
         """
         for scope in self._scopes(resource, namespaces, labels, fields):
-            for place in (_Place(resource, scope), _Place(replace(resource, metadata_only=True), scope)):
+            for place in (
+                _Place(resource, scope),
+                _Place(replace(resource, metadata_only=True), scope),
+            ):
                 entry = self._entries.pop(place, None)
                 if entry is not None:
                     entry.removed = True
@@ -205,7 +208,10 @@ class Cache:
         return [Scope(name, labels or LabelSelector(), fields or FieldSelector()) for name in sorted(set(names))]
 
     def _entry(self, resource: Resource[Any], scope: Scope) -> _Entry:
-        whole, metadata = replace(resource, metadata_only=False), replace(resource, metadata_only=True)
+        whole, metadata = (
+            replace(resource, metadata_only=False),
+            replace(resource, metadata_only=True),
+        )
         entry = self._entries.get(_Place(whole, scope))
         if entry is not None:
             return entry

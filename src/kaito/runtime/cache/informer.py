@@ -10,8 +10,9 @@ import asyncio
 import enum
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, final
+
+import msgspec
 
 from kaito.runtime.cache.indexes import IndexFunction
 from kaito.runtime.cache.lister import Lister
@@ -55,8 +56,7 @@ class Phase(enum.StrEnum):
     FAILING = "failing"
 
 
-@dataclass(frozen=True, slots=True)
-class InformerStatus:
+class InformerStatus(msgspec.Struct, frozen=True):
     resource: str
     phase: Phase
     synced: bool
@@ -68,18 +68,14 @@ class InformerStatus:
     restarts: Mapping[str, int]
 
 
-@dataclass(slots=True)
-class _Progress:
+class _Progress(msgspec.Struct):
     """How one step is going."""
 
     step: Step
     started: float
+    versions: StreamedVersions
     events: int = 0
     bookmarks: bool = False
-    versions: StreamedVersions = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.versions = StreamedVersions(self.step.resource_version)
 
 
 @final
@@ -217,7 +213,7 @@ class Informer(Generic[T]):
 
     async def _round(self) -> float:
         step = self._machine.next()
-        progress = _Progress(step, self._clock.monotonic())
+        progress = _Progress(step, self._clock.monotonic(), StreamedVersions(step.resource_version))
         try:
             if step.kind is StepKind.LIST:
                 self._phase = Phase.LISTING

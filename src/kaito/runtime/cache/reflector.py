@@ -17,8 +17,9 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import final
+
+import msgspec
 
 from kaito.runtime.backoff import REFLECTOR_BACKOFF, Backoff
 from kaito.runtime.errors import (
@@ -44,8 +45,7 @@ class StepKind(enum.StrEnum):
     WATCH = "watch"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     kind: StepKind
     resource_version: str
     limit: int = 0

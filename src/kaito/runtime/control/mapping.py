@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple, final
+
+import msgspec
 
 from kaito.runtime.control.workqueue import LOW_PRIORITY, QueueShutDown, WorkQueue
 from kaito.runtime.fairness import HOLD_LIMIT, Holds
@@ -41,8 +42,7 @@ class _Place(NamedTuple):
     key: Key
 
 
-@dataclass(frozen=True, slots=True)
-class _Mapped:
+class _Mapped(msgspec.Struct, frozen=True):
     """How the events of one watch become keys."""
 
     name: str

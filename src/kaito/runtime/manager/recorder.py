@@ -18,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
+import msgspec
+
 from kaito.runtime.clock import Clock, format_micro_time
 from kaito.runtime.errors import (
     AlreadyExists,
@@ -66,8 +68,7 @@ _log = get_logger("events")
 _SeriesKey = tuple[str, str, str, str, ObjectReference, ObjectReference | None, str]
 
 
-@dataclass(slots=True)
-class _Series:
+class _Series(msgspec.Struct):
     name: str
     namespace: str
     count: int
@@ -88,8 +89,7 @@ class _Pending:
     tries: int = field(default=0, compare=False)
 
 
-@dataclass(slots=True)
-class _Tokens:
+class _Tokens(msgspec.Struct):
     left: float
     updated: float
 

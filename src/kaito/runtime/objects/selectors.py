@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 _NAME = r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _PREFIX = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*"
@@ -16,8 +17,7 @@ _TOKEN = re.compile(r"\s*(==|!=|=|,|\(|\)|>|<|!|[^\s=!,()<>]+)")
 IN, NOT_IN, EXISTS, DOES_NOT_EXIST, GREATER, LESS = "In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"
 
 
-@dataclass(frozen=True, slots=True)
-class Requirement:
+class Requirement(msgspec.Struct, frozen=True):
     """One term of a label selector. ``operator`` is one of In, NotIn, Exists, DoesNotExist, Gt, Lt."""
 
     key: str
@@ -74,8 +74,7 @@ class Requirement:
         return f"{self.key}{'>' if self.operator == GREATER else '<'}{self.values[0]}"
 
 
-@dataclass(frozen=True, slots=True)
-class LabelSelector:
+class LabelSelector(msgspec.Struct, frozen=True):
     """A conjunction of requirements; the empty selector matches everything."""
 
     requirements: tuple[Requirement, ...] = ()
@@ -169,8 +168,7 @@ def _parse(text: str) -> Iterable[Requirement]:
                 raise ValueError(f"unable to parse label selector {text!r}: it ends with ','")
 
 
-@dataclass(frozen=True, slots=True)
-class FieldTerm:
+class FieldTerm(msgspec.Struct, frozen=True):
     field: str
     value: str
     negated: bool = False
@@ -179,8 +177,7 @@ class FieldTerm:
         return f"{self.field}{'!=' if self.negated else '='}{self.value}"
 
 
-@dataclass(frozen=True, slots=True)
-class FieldSelector:
+class FieldSelector(msgspec.Struct, frozen=True):
     """A conjunction of field equalities; the empty selector matches everything."""
 
     terms: tuple[FieldTerm, ...] = ()

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
+
 from kaito.runtime.errors import ConfigError
 from kaito.runtime.transport.credentials import Anonymous, Basic, Credentials, ExecPlugin, StaticToken, TokenFile
 
@@ -219,8 +221,7 @@ def _impersonation(user: Mapping[str, Any], file: Path) -> Impersonation | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(msgspec.Struct, frozen=True):
     body: Mapping[str, Any]
     file: Path
     """The kubeconfig it stands in: relative paths start there."""
