@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -51,11 +51,15 @@ def unschedulable(obj: Manifest) -> str:
     return ""
 
 
+def waits_for(text: str) -> Callable[[Manifest], bool]:
+    """A pod may wait for something else before that, such as its node to become ready."""
+    return lambda obj: text in unschedulable(obj)
+
+
 async def test_a_gpu_pod_waits_for_a_gpu_node_and_others_stay_away_from_it(living: Living) -> None:
     await living.create(PODS, pod("model", gpus=1))
-    waiting = await living.until(PODS, "model", unschedulable)
+    waiting = await living.until(PODS, "model", waits_for("Insufficient nvidia.com/gpu"))
     assert "nodes are available: " in unschedulable(waiting)
-    assert "Insufficient nvidia.com/gpu" in unschedulable(waiting)
 
     async def told() -> bool:
         return any(event["reason"] == "FailedScheduling" for event in await living.list(EVENTS))
@@ -69,7 +73,7 @@ async def test_a_gpu_pod_waits_for_a_gpu_node_and_others_stay_away_from_it(livin
         await living.create(PODS, pod("plain"))
         assert (await living.until(PODS, "plain", is_ready))["spec"]["nodeName"] != name
         await living.create(PODS, pod("second", gpus=1))
-        assert "Insufficient nvidia.com/gpu" in unschedulable(await living.until(PODS, "second", unschedulable))
+        await living.until(PODS, "second", waits_for("Insufficient nvidia.com/gpu"))
         await living.delete(PODS, "model")
         assert (await living.until(PODS, "second", is_ready))["spec"]["nodeName"] == name
     finally:
@@ -119,7 +123,7 @@ async def test_cordon_keeps_new_pods_away(living: Living, gpu_node: str) -> None
 
     await living.until_true(tainted)
     await living.create(PODS, pod("model", gpus=1))
-    assert "node(s) were unschedulable" in unschedulable(await living.until(PODS, "model", unschedulable))
+    await living.until(PODS, "model", waits_for("node(s) were unschedulable"))
     await living.client.patch(NODES, gpu_node, {"spec": {"unschedulable": None}})
     await living.until(PODS, "model", is_ready)
 
@@ -127,5 +131,4 @@ async def test_cordon_keeps_new_pods_away(living: Living, gpu_node: str) -> None
 async def test_a_missing_claim_is_named(living: Living) -> None:
     volume = {"name": "data", "persistentVolumeClaim": {"claimName": "nowhere"}}
     await living.create(PODS, pod("needy", volumes=[volume]))
-    waiting = await living.until(PODS, "needy", unschedulable)
-    assert 'persistentvolumeclaim "nowhere" not found' in unschedulable(waiting)
+    await living.until(PODS, "needy", waits_for('persistentvolumeclaim "nowhere" not found'))
