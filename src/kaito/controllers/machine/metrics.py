@@ -13,9 +13,10 @@ from prometheus_client import Counter, Histogram, Summary
 from prometheus_client.core import GaugeMetricFamily
 
 from kaito.api import labels
+from kaito.controllers import census
 from kaito.controllers.machine.claims import INITIALIZED, KINDS, LAUNCHED, MACHINE, READY, REGISTERED, Claim
 from kaito.provisioner import InstanceNotFound, ProviderError
-from kaito.runtime import CacheError, format_time, parse_time
+from kaito.runtime import CacheError, format_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -160,26 +161,20 @@ class ClaimCensus:
                 entered = self._listers[kind].tally(STATE) if kind in self._listers else {}
             except CacheError:
                 return
-            numbers, since = dict.fromkeys(STATES, 0), dict[str, str]()
-            for value, count in entered.items():
-                state, _, moment = value.partition(" ")
-                numbers[state] += count
-                since[state] = min(since.get(state, moment), moment)
-            for state, number in numbers.items():
-                counted.add_metric([kind.name, state], number)
-                age = (now - parse_time(since[state])).total_seconds() if since.get(state) else 0.0
-                oldest.add_metric([kind.name, state], max(0.0, age))
+            for state, found in census.count(entered, STATES, now).items():
+                counted.add_metric([kind.name, state], found.number)
+                oldest.add_metric([kind.name, state], found.oldest)
         yield from (counted, oldest)
 
 
 def state_entered(kind: ClaimKind) -> Callable[[Stored[Any]], Iterable[str]]:
-    """For the index ``STATE``: where a claim of ours is on its way, a blank, and since when."""
+    """For the index ``STATE``: where a claim of ours is on its way, and since when."""
 
     def value(stored: Stored[Any]) -> Iterable[str]:
         if not kind.is_ours(stored):
             return ()
         state, since = state_of(Claim(kind, stored.peek()))
-        return (f"{state} {since}",)
+        return (census.entry(state, since),)
 
     return value
 

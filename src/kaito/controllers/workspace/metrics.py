@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from kaito.api import labels
 from kaito.api.conditions import find, is_true
 from kaito.api.workspace import WORKSPACE_SUCCEEDED
+from kaito.controllers import census
 from kaito.controllers.workspace.watches import claims_on
 from kaito.runtime import CacheError, parse_time
 
@@ -82,24 +83,16 @@ class WorkspaceCensus:
             nodes = self._caches.nodes.stored_list()
         except CacheError:
             return
-        phases, since = Tally[str](), dict[str, str]()
-        for value, count in entered.items():
-            phase, _, moment = value.partition(" ")
-            phases[phase] += count
-            since[phase] = min(since.get(phase, moment), moment)
         counted = GaugeMetricFamily("kaito_workspace_count", "Workspaces by phase.", labels=["phase"])
-        for phase in PHASES:
-            counted.add_metric([phase], phases[phase])
-        yield counted
         oldest = GaugeMetricFamily(
             "kaito_workspace_oldest_seconds",
             "Seconds that the Workspace has been in a phase which has been there longest; 0 without one.",
             labels=["phase"],
         )
-        now = self._now()
-        for phase in PHASES:
-            age = (now - parse_time(since[phase])).total_seconds() if since.get(phase) else 0.0
-            oldest.add_metric([phase], max(0.0, age))
+        for phase, found in census.count(entered, PHASES, self._now()).items():
+            counted.add_metric([phase], found.number)
+            oldest.add_metric([phase], found.oldest)
+        yield counted
         yield oldest
         held = GaugeMetricFamily(
             "kaito_workspace_gpu_nodes", "Nodes that Workspaces hold, by instance type.", labels=["instance_type"]
@@ -120,12 +113,12 @@ class WorkspaceCensus:
 
 
 def phase_entered(stored: Stored[Workspace]) -> Iterable[str]:
-    """The phase of a Workspace, a blank, and when it entered it: for the index ``PHASE``."""
+    """The phase of a Workspace, and when it entered it: for the index ``PHASE``."""
     workspace = stored.peek()
     whole = find(workspace.status.conditions, WORKSPACE_SUCCEEDED)
     moved = whole.last_transition_time if whole is not None else ""
     moment = workspace.metadata.deletion_timestamp or moved or workspace.metadata.creation_timestamp
-    return (f"{phase_of(workspace)} {moment or ''}",)
+    return (census.entry(phase_of(workspace), moment or ""),)
 
 
 def phase_of(workspace: Workspace) -> str:
