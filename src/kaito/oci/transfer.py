@@ -18,6 +18,7 @@ from kaito.oci.credentials import Keychain
 from kaito.oci.errors import ArchiveError, IntegrityError
 from kaito.oci.reference import DIGEST, Reference
 from kaito.oci.registry import Repository, connect
+from kaito.scratch import Scratch
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -70,8 +71,8 @@ async def push(
     Nothing but the last step makes the image visible, so that a push that ends early leaves no half of one.
     """
     login = keychain.login(reference.registry)
-    with tempfile.TemporaryDirectory(prefix="kaito-oci-") as work:
-        layer = await asyncio.to_thread(build_layer, source, Path(work, "layer.tar.gz"), prefix=DATA)
+    with Scratch("oci") as work:
+        layer = await asyncio.to_thread(build_layer, source, work / "layer.tar.gz", prefix=DATA)
         async with connect(reference, login, plain=plain) as repository:
             say(f"{reference}: layer of {_mb(layer.size)}")
             uploaded = await repository.upload(layer.path, layer.digest)

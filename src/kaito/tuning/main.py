@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from kaito.oci import Keychain, OciError, Reference, push
+from kaito.scratch import Scratch
 from kaito.termination import Termination
 from kaito.tuning.config import ROOT, load_config
 from kaito.tuning.download import MAX_BYTES, download
@@ -124,16 +125,15 @@ def _push(given: argparse.Namespace, outcome: Outcome) -> None:
         say(f"pushed before: {outcome.pushed}")
         return
     import shutil
-    import tempfile
 
     reference = Reference.parse(given.push)
     keychain = Keychain.load(given.push_config) if given.push_config else Keychain.default()
-    with tempfile.TemporaryDirectory(prefix="kaito-tuning-") as folder:
+    with Scratch("tuning") as folder:
         for name in ADAPTER:
-            shutil.copyfile(outcome.directory / name, Path(folder, name))
+            shutil.copyfile(outcome.directory / name, folder / name)
         annotations = {"sh.kaito.model.name": Path(given.model).name}
         pushed = asyncio.run(
-            push(Path(folder), reference, keychain, annotations=annotations, plain=given.plain_http, say=say)
+            push(folder, reference, keychain, annotations=annotations, plain=given.plain_http, say=say)
         )
     outcome.note_push(f"{reference}@{pushed.digest}")
     say(f"pushed {reference}@{pushed.digest}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from kaito.scratch import Scratch
 from kaito.tuning.config import Quantization, TrainingConfig
 from kaito.tuning.data import load_examples
 from kaito.tuning.errors import ConfigError
@@ -27,8 +27,8 @@ def train(config: TrainingConfig, model: str, data: Path, progress: Progress, sa
     ``model`` is a folder, a name on the hub, or a GGUF file, also as ``package:NAME``. Raises TuningError, and whatever torch
     raises.
     """
-    with tempfile.TemporaryDirectory(prefix="kaito-tuning-") as folder:
-        _train(config, model, _weights(model, Path(folder), say), data, progress, say)
+    with Scratch("tuning") as folder:
+        _train(config, model, _weights(model, folder, say), data, progress, say)
 
 
 def _weights(model: str, folder: Path, say: Any) -> str:

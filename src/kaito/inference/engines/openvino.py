@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import shutil
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, final
 
 import gguf
@@ -25,6 +23,7 @@ from kaito.inference.engines.stepper import Stepper
 from kaito.inference.engines.weights import gguf_in, locate, template
 from kaito.inference.errors import BadRequest, ConfigError, EngineFault, ModelError, RequestError, stopping
 from kaito.inference.protocol import Facts, Generation, Message, Mix, Sampling, Step, Token
+from kaito.scratch import Scratch
 
 if TYPE_CHECKING:
     from kaito.inference.settings import Settings
@@ -63,7 +62,7 @@ class OpenVino:
         unknown = [name for name in self._scheduler if not hasattr(genai.SchedulerConfig(), name)]
         if unknown:
             raise ConfigError(f"--{unknown[0].replace('_', '-')}: the engine openvino has no such flag")
-        self._copies: Path | None = None
+        self._copies: Scratch | None = None
         self._pipelines: OrderedDict[Mix, Stepper[Generation]] = OrderedDict()
         self._kept: frozenset[Mix] = frozenset()
         self._loading = asyncio.Lock()
@@ -78,7 +77,7 @@ class OpenVino:
         return self._facts
 
     async def load(self, mixes: Sequence[Mix]) -> None:
-        self._copies = Path(mkdtemp(prefix="kaito-inference-"))
+        self._copies = Scratch("inference")
         await detached(self._locate)
         self._kept = frozenset(mixes)
         for mix in mixes:
@@ -98,8 +97,7 @@ class OpenVino:
         await asyncio.gather(*(pipeline.aclose() for pipeline in self._pipelines.values()))
         self._pipelines.clear()
         if self._copies is not None:
-            # A copy that is being written finds no place under the old name.
-            shutil.rmtree(self._copies.rename(f"{self._copies}-gone"))
+            self._copies.remove()
             self._copies = None
 
     def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
@@ -166,7 +164,7 @@ class OpenVino:
         if self._copies is None:
             raise stopping()
         if mix or unpack:
-            path = merging.merged(path, mix, self._settings.combination_type, self._copies, unpack=unpack)
+            path = merging.merged(path, mix, self._settings.combination_type, self._copies.path, unpack=unpack)
         scheduler = genai.SchedulerConfig()
         try:
             for name, value in self._scheduler.items():

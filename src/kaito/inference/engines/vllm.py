@@ -7,12 +7,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kaito.inference.engines import ray
 from kaito.inference.errors import ConfigError
+from kaito.scratch import Scratch
 
 if TYPE_CHECKING:
     from kaito.inference.adapters import Models
@@ -123,7 +122,7 @@ def _modules(settings: Settings, models: Models) -> tuple[Module, ...]:
         return ()
     from kaito.inference import lora
 
-    root = Path(mkdtemp(prefix="kaito-adapters-"))
+    root = Scratch("adapters").path
     modules = []
     for index, (name, mix) in enumerate(mixes.items()):
         directory = root / str(index)
