@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,39 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_bytes(whole[:size])
         with pytest.raises(DataError, match=name):
             load_examples(tmp_path, ALL)
+
+
+TEXT, TIMES, MOST = 1 << 16, 2000, 16 << 20
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "same.parquet", "a.arrow", "same.stream.arrow", "a.csv.gz"])
+def test_a_small_file_that_holds_a_lot_is_refused_before_it_is_in_memory(tmp_path: Path, name: str) -> None:
+    texts = ["x" * TEXT] * TIMES if "same" in name else ["x" * TEXT + str(number) for number in range(TIMES)]
+    file, options = tmp_path / name, pa.ipc.IpcWriteOptions(compression="zstd")
+    if "csv" in name:
+        with gzip.open(file, "wt", compresslevel=1) as sink:
+            sink.writelines(f"{line}\n" for line in ("text", *texts))
+    elif "parquet" in name:
+        parquet.write_table(pa.table({"text": texts}), file, compression="zstd")
+    else:
+        table = pa.table({"text": pa.array(texts).dictionary_encode() if "same" in name else texts})
+        with (pa.ipc.new_stream if "same" in name else pa.ipc.new_file)(
+            str(file), table.schema, options=options
+        ) as sink:
+            sink.write_table(table, max_chunksize=8)
+    assert file.stat().st_size < MOST
+    usual = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(usual)
+    pa.set_memory_pool(pool)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=rf"{name} holds more than 16 MiB of data, unpacked"):
+            read_rows(file, MOST)
+        assert tracemalloc.get_traced_memory()[1] < 4 * MOST < TEXT * TIMES
+        assert pool.max_memory() < 4 * MOST
+    finally:
+        tracemalloc.stop()
+        pa.set_memory_pool(usual)
 
 
 CHAT = (

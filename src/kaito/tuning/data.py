@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,10 @@ from kaito.tuning.errors import DataError
 
 KINDS = ("jsonl", "json", "csv", "parquet", "arrow")
 """A file is of the first kind that its lower-case name contains: ``train.parquet?download=true`` is one, too."""
+MOST = 4 << 30
+"""Bytes of data in a file that packs them."""
+_BATCH = 128
+"""Rows that are unpacked at once."""
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 
 Row = Mapping[str, Any]
@@ -81,27 +85,82 @@ def kind_of(file: Path) -> str:
     return next((kind for kind in KINDS if kind in name), "")
 
 
-def read_rows(file: Path) -> list[Row]:
-    """Raises DataError for a file that is broken."""
-    from pyarrow import ArrowException, csv, feather, ipc, parquet
+def read_rows(file: Path, most: int = MOST) -> list[Row]:
+    """Raises DataError for a file that is broken, and for one with more than ``most`` bytes of data."""
+    from pyarrow import ArrowException
 
     try:
         match kind_of(file):
             case "jsonl" | "json":
                 return _json_rows(file)
             case "csv":
-                rows: list[Row] = csv.read_csv(file).to_pylist()
+                return _csv_rows(file, most)
             case "parquet":
-                rows = parquet.read_table(file).to_pylist()
+                return _parquet_rows(file, most)
             case _:
-                try:
-                    rows = feather.read_table(file).to_pylist()
-                except ArrowException:
-                    with file.open("rb") as source:
-                        rows = ipc.open_stream(source).read_all().to_pylist()
+                return _arrow_rows(file, most)
     except (ArrowException, OSError, ValueError) as error:
         raise DataError(f"{file.name} cannot be read: {' '.join(str(error).split())[:300]}") from error
+
+
+def _csv_rows(file: Path, most: int) -> list[Row]:
+    from pyarrow import BufferReader, csv, input_stream
+
+    with input_stream(str(file)) as source:
+        data = source.read(most + 1)
+    if len(data) > most:
+        raise _too_large(file, most)
+    rows: list[Row] = csv.read_csv(BufferReader(data)).to_pylist()
     return rows
+
+
+def _parquet_rows(file: Path, most: int) -> list[Row]:
+    """The footer tells the size of encoded columns: one that repeats a text is only found to be large when it is read."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(file) as source:
+        groups = (source.metadata.row_group(index) for index in range(source.num_row_groups))
+        if sum(group.total_byte_size for group in groups) > most:
+            raise _too_large(file, most)
+        return _rows(file, source.iter_batches(_BATCH), most)
+
+
+def _arrow_rows(file: Path, most: int) -> list[Row]:
+    from pyarrow import ArrowInvalid, ipc
+
+    with file.open("rb") as source:
+        try:
+            reader = ipc.open_file(source)
+        except ArrowInvalid:
+            source.seek(0)
+            return _rows(file, ipc.open_stream(source), most)
+        return _rows(file, map(reader.get_batch, range(reader.num_record_batches)), most)
+
+
+def _rows(file: Path, batches: Iterable[Any], most: int) -> list[Row]:
+    rows: list[Row] = []
+    size = 0
+    for batch in batches:
+        for begin in range(0, batch.num_rows, _BATCH):
+            more = batch.slice(begin, _BATCH).to_pylist()
+            size += _size(more)
+            if size > most:
+                raise _too_large(file, most)
+            rows += more
+    return rows
+
+
+def _size(value: Any) -> int:
+    """Bytes of text in ``value``, roughly."""
+    if isinstance(value, Mapping):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, list) else len(value) if isinstance(value, (str, bytes)) else 8
+
+
+def _too_large(file: Path, most: int) -> DataError:
+    return DataError(
+        f"{file.name} holds more than {most >> 20} MiB of data, unpacked, which would all be in memory: learn from a part of it"
+    )
 
 
 def _json_rows(file: Path) -> list[Row]:
