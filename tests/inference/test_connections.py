@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from inference.process import server
-from inference.scripted import ScriptedEngine, serving
+from inference.scripted import Face, ScriptedEngine, serving
 from support.waiting import eventually
 
 MANY = 10_000
@@ -37,7 +37,7 @@ def files() -> Iterator[int]:
 
 
 async def test_ten_thousand_connections_get_an_answer_each_and_the_server_lives(files: int) -> None:
-    with server("never", "is ready after", "--max-queue=64") as (process, url):
+    with server("never", "is ready after", "--max-queue=64", "--body-timeout=240") as (process, url):
         host, _, port = url.removeprefix("http://").partition(":")
         connections: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         try:
@@ -77,3 +77,80 @@ async def test_a_client_that_does_not_read_its_answer_gives_up_its_place() -> No
             assert engine.cancelled == 1
             await eventually(lambda: face.service.admission.idle)
             assert (await face.post("/v1/completions", {"prompt": "x"}))[0] == 200
+
+
+SLOW = 1000
+HALF = b"GET /health HTTP/1.1\r\nHost: x\r\nX: "
+
+
+async def _drip(face: Face, begin: bytes) -> bytes:
+    """What a client is told that sends ``begin`` and then a byte at a time, until the server hangs up."""
+    host, _, port = face.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(begin)
+    told = asyncio.create_task(reader.read())
+    try:
+        while not (await asyncio.wait([told], timeout=0.3))[0]:
+            writer.write(b"x")
+        return await told
+    except ConnectionError:
+        return b""
+    finally:
+        told.cancel()
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+
+async def test_clients_that_send_a_byte_at_a_time_are_hung_up_on() -> None:
+    async with serving(body_timeout=2.0) as face, asyncio.timeout(60):
+        slow = asyncio.gather(*(_drip(face, HALF) for _ in range(SLOW)))
+        assert (await face.get("/health"))[0] == 200
+        answers = await slow
+        assert {answer.partition(b"\r\n")[0] for answer in answers} <= {b"HTTP/1.1 408 Request Timeout", b""}
+        assert any(b"did not arrive within 2 s" in answer for answer in answers)
+        assert (await face.get("/health"))[0] == 200
+
+
+async def test_a_head_that_follows_an_answered_request_has_the_same_time() -> None:
+    async with serving(body_timeout=1.0) as face, asyncio.timeout(60):
+        told = await _drip(face, HALF + b"y\r\n\r\n" + HALF)
+        assert told.startswith(b"HTTP/1.1 200 OK")
+        assert b"HTTP/1.1 408 Request Timeout" in told
+
+
+async def test_a_body_that_nobody_waits_for_does_not_hold_its_connection() -> None:
+    async with serving(body_timeout=1.0) as face, asyncio.timeout(60):
+        told = await _drip(face, HALF + b"y\r\nContent-Length: 1000000\r\n\r\n")
+        assert told.startswith(b"HTTP/1.1 200 OK")
+
+
+async def test_a_connection_on_which_nothing_is_said_is_closed() -> None:
+    async with serving(body_timeout=1.0) as face, asyncio.timeout(60):
+        host, _, port = face.url.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_request_that_takes_long_and_a_connection_that_rests_are_left_alone() -> None:
+    engine = ScriptedEngine()
+    engine.gate.clear()
+    async with serving(engine, body_timeout=0.5) as face, asyncio.timeout(60):
+        host, _, port = face.url.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        for _ in range(2):
+            engine.gate.clear()
+            writer.write(HEAD + BODY)
+            await eventually(lambda: engine.running == 1)
+            await asyncio.sleep(0.8)  # longer than a head or a body may take
+            engine.gate.set()
+            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+            length = 0
+            while (line := await reader.readline()) != b"\r\n":
+                name, _, value = line.lower().partition(b":")
+                length = int(value) if name == b"content-length" else length
+            await reader.readexactly(length)
+            await asyncio.sleep(0.8)
+        writer.close()
+        await writer.wait_closed()

@@ -7,10 +7,12 @@ import logging
 import resource
 import socket
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 import uvicorn
 
+from kaito.inference.connection import Connection
 from kaito.inference.errors import ConfigError
 from kaito.inference.routes import application
 
@@ -54,6 +56,7 @@ class Server:
         self._http = _Uvicorn(
             uvicorn.Config(
                 application(service, settings),
+                http=partial(Connection, within=settings.body_timeout),  # type: ignore[arg-type]  # it is only called
                 log_config=None,
                 access_log=False,
                 lifespan="off",

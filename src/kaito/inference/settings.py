@@ -54,7 +54,7 @@ class Settings(BaseModel):
     max_body: int = Field(default=4 << 20, ge=1024)
     """Bytes of a request."""
     body_timeout: float = Field(default=30.0, gt=0)
-    """Seconds in which a client has to send its request."""
+    """Seconds in which a client has to send the head of its request, and again its body."""
     drain_delay: float = Field(default=3.0, ge=0)
     """Seconds between SIGTERM and refusing requests, in which the cluster learns that the pod is going away."""
     drain_timeout: float = Field(default=25.0, ge=0)
