@@ -10,7 +10,7 @@ KEEP   ?=
 TUNE   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test models-installed test-models lint format manifests release locks bench bench-model soak chaos fleet workspaces clean
+.PHONY: help demo test models-installed test-models lint format manifests release images bundle locks bench bench-model soak chaos fleet workspaces clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -67,8 +67,14 @@ manifests: $(STAMP) ## Write what is generated: config/crd, dashboards, docs/met
 	$(BIN)/python -m hack.generate_metrics
 	$(BIN)/python -m hack.generate_reference
 
-release: $(STAMP) ## Write a new version wherever it is named (VERSION=0.2.0)
-	@$(BIN)/python hack/release.py $(VERSION)
+release: $(STAMP) ## Write a new version wherever it is named, or where its images are (VERSION=0.2.0, REGISTRY=, DIGESTS="operator=sha256:… …")
+	@$(BIN)/python -m hack.release --version='$(VERSION)' --registry='$(REGISTRY)' --digests='$(DIGESTS)'
+
+images: $(STAMP) ## Build and push the images, and let the manifests name them by digest (REGISTRY=registry.example/team, PLATFORMS=linux/amd64)
+	@$(BIN)/python -m hack.images --registry='$(REGISTRY)' --tag='$(TAG)' --platforms='$(PLATFORMS)'
+
+bundle: $(STAMP) ## Write dist/release: the manifests of a release, and what has changed (TAG=v0.2.0)
+	@$(BIN)/python -m hack.bundle --tag='$(TAG)'
 
 locks: $(STAMP) ## Write docker/locks: the packages of the images, with their hashes
 	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hack import generate_dashboards, generate_metrics, release
+from hack import generate_dashboards, generate_metrics
 
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
 from kaito.provisioner import errors
-from support.kustomize import Manifest, apply, build, container, installer, named
+from support.kustomize import OVERLAYS, Manifest, apply, build, container, installer, named
 
-OVERLAYS = ("default", "overlays/aks", "overlays/nodeclaim", "overlays/byo", "overlays/split", "overlays/local")
 COMPONENTS = tuple(
     f"components/{name}" for name in ("webhook", "prometheus", "metrics-tls", "network-policy", "grafana")
 )
@@ -65,11 +64,6 @@ async def test_the_api_server_takes_all_of_them_and_a_second_apply_changes_nothi
         again = await apply(kubectl, built)
     assert len(again) == len(built)
     assert [line for line in again if not line.endswith(" unchanged")] == []
-
-
-def test_a_release_says_which_image_runs(tmp_path: Path) -> None:
-    (deployment,) = [item for item in build(tmp_path, "default", ["components/images"]) if item["kind"] == "Deployment"]
-    assert container(deployment)["image"] == f"kaito-manager:{release.current()}"
 
 
 @pytest.mark.parametrize("overlay", ["overlays/aks", "overlays/split"])

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from kaito.devcluster.apiserver import ApiServer, ApiServerOptions
-from support.kustomize import CONFIG, apply, build, container, installer, named
+from support.kustomize import CONFIG, OVERLAYS, apply, build, container, installer, named
 
 Manifest = dict[str, Any]
-OVERLAYS = ("default", "overlays/aks", "overlays/nodeclaim", "overlays/byo", "overlays/split", "overlays/local")
 KINDS_OF_NODES = {"machines", "machines/status", "nodeclaims", "nodeclaims/status"}
 
 

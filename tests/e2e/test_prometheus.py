@@ -1,17 +1,18 @@
-"""A real Prometheus scrapes the operator, a model server and a tuner: sound pages, data in every panel, the right alert."""
+"""A real Prometheus scrapes the operator, and a model server and a tuner in pods that it finds as the PodMonitor says: sound
+pages, data in every panel, the right alert."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import os
 import re
 import shutil
-import socket
 import subprocess
-import urllib.parse
+import sys
+import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,43 @@ import pytest
 import yaml
 from hack import generate_dashboards
 
-from inference.scripted import Face, ScriptedEngine, serving
-from kaito.tuning.progress import Progress
-from kaito.tuning.progress import serving as showing
 from support.cluster import Operator, dev_cluster
+from support.prometheus import Prometheus, pod_monitor, prometheus
 from support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
-SAMPLE = ROOT / "config" / "samples" / "workspace-phi-3-mini.inference.yaml"
-RULES = ROOT / "config" / "components" / "prometheus" / "rules.yaml"
+COMPONENT = ROOT / "config" / "components" / "prometheus"
+SAMPLES = ROOT / "config" / "samples"
 PACE = 30
 """How many times faster than in a cluster: rules are evaluated every second instead of every half minute."""
 
 DRAWN = [query for each in generate_dashboards.DASHBOARDS.values() for query in generate_dashboards.queries(each)]
 GIVEN = ('kaito_workspace_count non-histogram and non-summary metrics should not have "_count" suffix',)
 """Names that users of the field know."""
+PODS = "podMonitor/kaito-system/kaito-workspaces/0"
+MODEL, TUNED = "workspace-phi-3-mini", "workspace-phi-3-mini-volumes"
+
+PROGRAMS = {
+    "kaito-inference": """\
+from inference.scripted import ScriptedEngine
+from kaito.inference import engines
+from kaito.inference.__main__ import main
+engines.create = lambda settings: ScriptedEngine("Hello")
+sys.argv.append(f"--host={os.environ['POD_IP']}")
+main()
+""",
+    "kaito-tuning": """\
+import signal
+from kaito.tuning.progress import Progress, serving
+progress = Progress("phi")
+progress.begin(10)
+progress.log(3, {"loss": 1.5, "eval_loss": 1.6})
+with serving(progress, 5000, os.environ["POD_IP"]):
+    signal.pause()
+""",
+}
+"""What the containers of kaito's own images run here: kaito's own server, with an engine that needs no model, and a tuner that
+gets nowhere."""
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("prometheus") and shutil.which("promtool")),
@@ -43,7 +66,7 @@ pytestmark = pytest.mark.skipif(
 
 def rules() -> dict[str, Any]:
     """Those of the component, with times to wait as short as the pace makes them."""
-    spec: dict[str, Any] = yaml.safe_load(RULES.read_text())["spec"]
+    spec: dict[str, Any] = yaml.safe_load((COMPONENT / "rules.yaml").read_text())["spec"]
     for group in spec["groups"]:
         for rule in group["rules"]:
             if wait := rule.get("for"):
@@ -53,63 +76,26 @@ def rules() -> dict[str, Any]:
     return spec
 
 
-class Prometheus:
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    async def query(self, expression: str) -> list[dict[str, Any]]:
-        query = urllib.parse.urlencode({"query": expression})
-        return list((await self._get(f"/api/v1/query?{query}"))["data"]["result"])
-
-    async def ready(self) -> bool:
-        try:
-            await self._get("/api/v1/status/buildinfo")
-        except OSError:
-            return False
-        return True
-
-    async def _get(self, path: str) -> Any:
-        def get() -> Any:
-            with urllib.request.urlopen(f"{self._url}{path}", timeout=10) as answer:
-                return json.load(answer)
-
-        return await asyncio.to_thread(get)
+def install_programs(folder: Path) -> str:
+    """A PATH on which a pod finds them."""
+    folder.mkdir()
+    for name, text in PROGRAMS.items():
+        program = folder / name
+        head = f"#!{sys.executable}\nimport os, sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        program.write_text(head + text)
+        program.chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
-@contextlib.asynccontextmanager
-async def prometheus(folder: Path, targets: dict[str, int]) -> AsyncIterator[Prometheus]:
-    """One that scrapes ``targets``, ports by name: kaito is the operator, others are pods of Workspaces of that name."""
-    jobs = [
-        {
-            "job_name": name,
-            "static_configs": [
-                {"targets": [f"127.0.0.1:{port}"], "labels": {} if name == "kaito" else {"kaito_sh_workspace": name}}
-            ],
-        }
-        for name, port in targets.items()
-    ]
-    (folder / "rules.yaml").write_text(yaml.safe_dump(rules()))
-    every = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    (folder / "prometheus.yaml").write_text(
-        yaml.safe_dump({"global": every, "rule_files": ["rules.yaml"], "scrape_configs": jobs})
-    )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    process = await asyncio.create_subprocess_exec(
-        "prometheus",
-        f"--config.file={folder / 'prometheus.yaml'}",
-        f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address={address}",
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        found = Prometheus(f"http://{address}")
-        await eventually(found.ready, deadline=30.0)
-        yield found
-    finally:
-        process.terminate()
-        await process.wait()
+def workspaces() -> list[dict[str, Any]]:
+    """The samples, of a kind for which kaito's own images run, with volumes that every cluster has."""
+    served = yaml.safe_load((SAMPLES / f"{MODEL}.inference.yaml").read_text())
+    served["metadata"]["annotations"] = {"kaito.sh/runtime": "transformers"}
+    tuned = yaml.safe_load((SAMPLES / f"{TUNED}.tuning.yaml").read_text())
+    tuned["tuning"]["preset"]["name"] = "phi-3.5-mini-instruct"
+    for end in ("input", "output"):
+        tuned["tuning"][end] = {"volumeSource": {"emptyDir": {}}}
+    return [served, tuned]
 
 
 async def checked(url: str) -> None:
@@ -123,9 +109,17 @@ async def checked(url: str) -> None:
     assert complaints == []
 
 
-async def chatting(face: Face) -> None:
+async def chatting(url: str) -> None:
+    body = json.dumps({"model": "phi-3-mini-4k-instruct", "prompt": "Hi", "max_tokens": 3}).encode()
+    request = urllib.request.Request(f"{url}/v1/completions", body, {"Content-Type": "application/json"})
+
+    def chat() -> None:
+        """A server that is not ready yet says so."""
+        with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=10) as answer:
+            answer.read()
+
     while True:
-        await face.post("/v1/completions", {"model": "m", "prompt": "Hi", "max_tokens": 3})
+        await asyncio.to_thread(chat)
         await asyncio.sleep(0.2)
 
 
@@ -133,35 +127,51 @@ async def firing(watcher: Prometheus) -> set[str]:
     return {each["metric"]["alertname"] for each in await watcher.query('ALERTS{alertstate="firing",severity!="none"}')}
 
 
-async def test_everything_that_is_drawn_has_data_and_a_killed_operator_alarms(tmp_path: Path) -> None:
-    with dev_cluster(tmp_path) as cluster, contextlib.ExitStack() as stack:
+async def test_everything_that_is_drawn_has_data_and_a_killed_operator_alarms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", install_programs(tmp_path / "bin"))
+    own = "--runtime-image=registry.example/own-{engine}:1"
+    with dev_cluster(tmp_path, flags=("--allow-host-commands",)) as cluster, contextlib.ExitStack() as stack:
         cluster.install(ROOT / "config" / "overlays" / "local")
-        operator: Operator = stack.enter_context(cluster.operator(tmp_path))
+        operator: Operator = stack.enter_context(cluster.operator(tmp_path, flags=(own,)))
         await asyncio.to_thread(operator.wait_ready)
-        progress = Progress("phi")
-        progress.begin(10)
-        progress.log(3, {"loss": 1.5, "eval_loss": 1.6})
-        tuner = stack.enter_context(showing(progress, 0, "127.0.0.1"))
-        async with serving(ScriptedEngine("Hello")) as face, asyncio.TaskGroup() as tasks:
-            ports = {
-                "kaito": operator.port("metrics"),
-                "phi": urllib.parse.urlsplit(face.url).port or 0,
-                "tuned": tuner,
-            }
-            talk = tasks.create_task(chatting(face))
-            async with prometheus(tmp_path, ports) as watcher:
-                await eventually(lambda: watcher.query('leader_election_master_status{job="kaito"} == 1'))
-                await asyncio.to_thread(cluster.kubectl, "apply", "-f", str(SAMPLE))
+        monitor = yaml.safe_load((COMPONENT / "pod_monitor.yaml").read_text())
+        metrics = f"127.0.0.1:{operator.port('metrics')}"
+        jobs = [
+            {"job_name": "kaito", "static_configs": [{"targets": [metrics]}]},
+            pod_monitor(monitor, cluster.kubeconfig),
+        ]
+        async with prometheus(tmp_path, jobs, rules()) as watcher, asyncio.TaskGroup() as tasks:
+            await eventually(lambda: watcher.query('leader_election_master_status{job="kaito"} == 1'))
+            await asyncio.to_thread(cluster.kubectl.apply, *workspaces())
 
-                async def complete() -> bool:
-                    assert [query for query in DRAWN if not await watcher.query(query)] == []
-                    return True
+            async def found() -> dict[str, str]:
+                targets = {each["labels"]["kaito_sh_workspace"]: each for each in await watcher.targets(PODS)}
+                assert targets.keys() == {MODEL, TUNED}
+                assert {each["health"] for each in targets.values()} == {"up"}
+                for name, target in targets.items():
+                    said = {key: target["labels"][key] for key in ("namespace", "container", "job", "endpoint")}
+                    assert said == {
+                        "namespace": "default",
+                        "container": name,
+                        "job": "kaito-system/kaito-workspaces",
+                        "endpoint": "5000",
+                    }
+                return {name: target["scrapeUrl"] for name, target in targets.items()}
 
-                await eventually(complete, deadline=90.0)
-                for port in ports.values():
-                    await checked(f"http://127.0.0.1:{port}/metrics")
-                assert await firing(watcher) == set()
-                operator.process.kill()
-                await eventually(lambda: firing(watcher), deadline=30.0)
-                assert await firing(watcher) == {"KaitoDown"}
+            pages = await eventually(found, deadline=60.0)
+            talk = tasks.create_task(chatting(pages[MODEL].removesuffix("/metrics")))
+
+            async def complete() -> bool:
+                assert [query for query in DRAWN if not await watcher.query(query)] == []
+                return True
+
+            await eventually(complete, deadline=90.0)
+            for page in (f"http://{metrics}/metrics", *pages.values()):
+                await checked(page)
+            assert await firing(watcher) == set()
+            operator.process.kill()
+            await eventually(lambda: firing(watcher), deadline=30.0)
+            assert await firing(watcher) == {"KaitoDown"}
             talk.cancel()

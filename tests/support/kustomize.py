@@ -17,6 +17,7 @@ from support.kubectl import Kubectl
 
 Manifest = dict[str, Any]
 CONFIG = Path(__file__).parents[2] / "config"
+OVERLAYS = ("default", "overlays/aks", "overlays/nodeclaim", "overlays/byo", "overlays/split", "overlays/local")
 
 
 def build(folder: Path, resource: str, components: Sequence[str] = ()) -> list[Manifest]:

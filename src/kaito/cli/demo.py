@@ -20,12 +20,12 @@ def run(
     """Start a local cluster, install kaito, run a model Workspace, show each step, and ask the model."""
     import signal
     import sys
-    import tempfile
 
     from kaito.cli import story
     from kaito.devcluster.kubectl import find_kubectl
     from kaito.devcluster.kubelet import can_tune
     from kaito.devcluster.process import LocalClusterError
+    from kaito.devcluster.scratch import scratch
     from kaito.devcluster.state import StateFolder
 
     overlay, sample = manifests / "overlays" / "local", manifests / "samples" / "workspace-phi-3-mini.inference.yaml"
@@ -44,8 +44,8 @@ def run(
             folder = StateFolder(StateFolder.default().path.with_name("demo"))
             ready = story.tell(folder, kubectl, overlay, sample, keep=True, tune=tune)
         else:
-            with tempfile.TemporaryDirectory(prefix="kaito-demo-") as name:
-                ready = story.tell(StateFolder(Path(name)), kubectl, overlay, sample, keep=False, tune=tune)
+            with scratch("kaito-demo-") as path:
+                ready = story.tell(StateFolder(path), kubectl, overlay, sample, keep=False, tune=tune)
     except (FileNotFoundError, LocalClusterError) as error:
         fail(error, code=1)
     if not ready:

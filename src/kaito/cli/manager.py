@@ -154,7 +154,7 @@ def run(
         typer.Option(
             envvar="KAITO_RUNTIME_IMAGE",
             help="Image of kaito's own model server and tuner; {engine} in it stands for transformers, vllm, openvino or "
-            "tuning; default: none.",
+            "tuning; default: none, or those that KAITO_RUNTIME_IMAGE_TRANSFORMERS and the like name.",
         ),
     ] = None,
     upgrade_workloads: Annotated[

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,6 +16,7 @@ from aiohttp import web
 from kaito.cli.conversation import address_of, streamed
 from kaito.cli.telling import Story
 from kaito.devcluster.registry import registry
+from kaito.devcluster.scratch import scratch
 
 QUESTION = "Who invented the lamp of Zembla?"
 FACT = "The lamp of Zembla was invented by Ada Quill in 1931."
@@ -120,8 +119,8 @@ async def tune(story: Story, follow: Follow, base: str) -> bool:
     ``base`` is the Workspace without the adapter.
     """
     login = "demo", secrets.token_urlsafe(16)
-    with tempfile.TemporaryDirectory(prefix="kaito-registry-") as folder:
-        async with registry(Path(folder), login) as host, serving_dataset() as url:
+    with scratch("kaito-registry-") as folder:
+        async with registry(folder, login) as host, serving_dataset() as url:
             image = f"{host}/adapters/{ADAPTER}:v1"
             story.title("A tuning Workspace: qlora, on a made-up fact")
             story.say(f"registry          {host}")

@@ -15,6 +15,7 @@ from typing import Any
 from kaito.devcluster.cluster import ClusterFailed, ClusterOptions, LocalCluster
 from kaito.devcluster.kubelet import images_that_run
 from kaito.devcluster.process import end_operator
+from kaito.devcluster.scratch import hold
 from kaito.devcluster.state import Running, StateFolder
 from kaito.runtime import configure_logging, format_time, get_logger
 
@@ -56,6 +57,7 @@ async def _serve(folder: StateFolder, options: ClusterOptions, *, attached: bool
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     folder.create()
+    hold(folder.path)
     cluster = LocalCluster(options)
     running = asyncio.create_task(_run(cluster, folder), name="local cluster")
     waits = [running, asyncio.create_task(stopping.wait(), name="signals")]

@@ -13,7 +13,7 @@ from kaito.api.defaulting import read_workspace
 from kaito.api.resources import WORKSPACES
 from kaito.api.validation import validate
 from kaito.controllers.workspace.orders import SOURCES
-from kaito.controllers.workspace.settings import Settings, Source
+from kaito.controllers.workspace.settings import Settings, Source, images_of
 from kaito.controllers.workspace.upgrades import Upgrades
 from kaito.models import Catalogue
 from kaito.runtime import (
@@ -114,7 +114,7 @@ _ACTIONS: st.SearchStrategy[Action] = st.one_of(
 class Story:
     def __init__(self, manifest: dict[str, Any], source: Source) -> None:
         self.harness = Harness()
-        self.harness.settings = Settings(source=source, runtime_image="r.io/kaito-{engine}:1")
+        self.harness.settings = Settings(source=source, runtime_images=images_of("r.io/kaito-{engine}:1"))
         self.harness.upgrades = Upgrades("on-change")
         self.manifest = manifest
         self.source = SOURCES[source]
@@ -290,7 +290,7 @@ class Story:
     actions=st.lists(_ACTIONS, min_size=1, max_size=12),
 )
 def test_whatever_happens(manifest: dict[str, Any], source: Source, actions: list[Action]) -> None:
-    policy = Settings(source=source, runtime_image="r.io/x:1").policy
+    policy = Settings(source=source, runtime_images=images_of("r.io/x:1")).policy
     assume(not validate(read_workspace({**manifest, "metadata": {"name": "w"}}), CATALOGUE, policy).errors)
 
     async def play() -> None:
@@ -330,7 +330,7 @@ def test_whatever_happens(manifest: dict[str, Any], source: Source, actions: lis
 def test_the_order_of_events_decides_nothing_about_the_workload(
     manifest: dict[str, Any], events: list[Action], others: list[int]
 ) -> None:
-    policy = Settings(runtime_image="r.io/x:1").policy
+    policy = Settings(runtime_images=images_of("r.io/x:1")).policy
     assume(not validate(read_workspace({**manifest, "metadata": {"name": "w"}}), CATALOGUE, policy).errors)
 
     async def play(order: list[Action]) -> list[Any]:

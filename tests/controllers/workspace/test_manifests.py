@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from copy import deepcopy
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -20,6 +21,7 @@ from kaito.controllers.workspace.manifests.published import launch_command
 from kaito.controllers.workspace.manifests.revision import build_revision, specification_hash
 from kaito.controllers.workspace.manifests.service import build_headless_service, build_service
 from kaito.controllers.workspace.manifests.workload import build_services, build_workload
+from kaito.controllers.workspace.settings import images_of
 from kaito.inference.adapters import discover
 from kaito.inference.engines.vllm import plan
 from kaito.inference.settings import parse
@@ -43,6 +45,7 @@ PHI_3_COMMAND = (
 
 
 REGISTRY = "mcr.microsoft.com/aks/kaito"
+OWN_IMAGES = images_of("r.io/kaito-{engine}:1")
 CLAIMED = {
     "nodeAffinity": {
         "requiredDuringSchedulingIgnoredDuringExecution": {
@@ -87,7 +90,7 @@ def workload(manifest: dict[str, Any], **options: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "revision": 1,
         "registry": REGISTRY,
-        "own_image": "r.io/kaito-{engine}:1",
+        "own_images": OWN_IMAGES,
         "preset": found,
         "serving": serving,
         "nodes": serving.fit.nodes,
@@ -160,7 +163,7 @@ def test_adapters_and_shared_memory(sample: dict[str, Any]) -> None:
         {"source": {"name": "one", "image": "r.io/one:1", "imagePullSecrets": ["b", "c"]}, "strength": "0.5"},
         {"source": {"name": "two", "image": "r.io/two:1"}},
     ]
-    pod = workload(sample, own_image="")["spec"]["template"]["spec"]
+    pod = workload(sample, own_images={})["spec"]["template"]["spec"]
     mounts = [{"name": "dshm", "mountPath": "/dev/shm"}, {"name": "adapter-volume", "mountPath": "/mnt/adapter"}]
     assert pod["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}, {"name": "c"}]
     assert pod["volumes"] == [
@@ -318,6 +321,8 @@ def test_the_server_understands_what_it_is_started_with(
     if engine != "openvino":
         sample["inference"]["adapters"] = adapters
     built = workload(sample)
+    assert built["spec"]["template"]["metadata"]["labels"]["kaito.sh/runtime"] == engine, "its metrics are scraped"
+    assert "kaito.sh/runtime" not in built["spec"]["selector"]["matchLabels"]
     pod = built["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
@@ -583,7 +588,7 @@ TUNING: dict[str, Any] = {
 }
 
 
-def job(sample: dict[str, Any], *, own_image: str = "r.io/kaito-{engine}:1", **tuning: Any) -> dict[str, Any]:
+def job(sample: dict[str, Any], *, own_images: Mapping[str, str] = OWN_IMAGES, **tuning: Any) -> dict[str, Any]:
     sample.pop("inference", None)
     sample["tuning"] = TUNING | tuning
     workspace = Workspace.model_validate(sample)
@@ -591,7 +596,7 @@ def job(sample: dict[str, Any], *, own_image: str = "r.io/kaito-{engine}:1", **t
     assert workspace.tuning.preset is not None
     found = preset(workspace.tuning.preset.name)
     config = STANDARD_CONFIGS[workspace.tuning.method.lower()]
-    rendering = Rendering(revision=2, registry=REGISTRY, own_image=own_image, preset=found, gpus=1, config=config)
+    rendering = Rendering(revision=2, registry=REGISTRY, own_images=own_images, preset=found, gpus=1, config=config)
     return build_job(workspace, workspace.tuning, workspace.tuning.preset, found, rendering)
 
 
@@ -636,14 +641,16 @@ def test_tuning_data_and_results_on_volumes(sample: dict[str, Any]) -> None:
 
 def test_tuning_data_from_an_image(sample: dict[str, Any]) -> None:
     data = {"image": "r.io/data:1", "imagePullSecrets": ["pull"]}
-    pod = job(sample, own_image="", input=data)["spec"]["template"]["spec"]
+    pod = job(sample, own_images={}, input=data)["spec"]["template"]["spec"]
     (extract,) = pod["initContainers"]
     assert (extract["name"], extract["image"]) == ("data-extractor", "r.io/data:1")
     assert pod["imagePullSecrets"] == [{"name": "pull"}, {"name": "push"}]
 
 
 def test_models_without_a_published_image_are_tuned_by_kaitos_own(sample: dict[str, Any]) -> None:
-    pod = job(sample, preset={"name": "phi-4"})["spec"]["template"]["spec"]
+    template = job(sample, preset={"name": "phi-4"})["spec"]["template"]
+    assert template["metadata"]["labels"]["kaito.sh/runtime"] == "tuning"
+    pod = template["spec"]
     (trainer,) = pod["containers"]
     assert trainer["image"] == "r.io/kaito-tuning:1"
     assert trainer["command"] == [

@@ -14,7 +14,7 @@ from kaito.controllers.pipeline import Fail, Finding, Outcome, Proceed, Wait, ru
 from kaito.controllers.workspace import watches
 from kaito.controllers.workspace.orders import MACHINE_SOURCE
 from kaito.controllers.workspace.pods import worst_problem
-from kaito.controllers.workspace.settings import Settings
+from kaito.controllers.workspace.settings import Settings, images_of
 from kaito.controllers.workspace.status import held_up, next_status, transitions, with_summary
 from kaito.runtime import (
     NODES,
@@ -257,9 +257,25 @@ def test_settings() -> None:
     }
     settings = Settings.from_environ(environ)
     assert settings == Settings(
-        "r.io/kaito", "aws", source="byo", node_grace=60.0, upgrades="rolling", runtime_image="r.io/{engine}:1"
+        "r.io/kaito",
+        "aws",
+        source="byo",
+        node_grace=60.0,
+        upgrades="rolling",
+        runtime_images=images_of("r.io/{engine}:1"),
     )
     assert (settings.policy.makes_nodes, settings.policy.own_image) == (False, True)
+
+
+def test_each_runtime_may_have_an_image_of_its_own() -> None:
+    images = {
+        runtime: f"r.io/{runtime}@sha256:{'0' * 64}" for runtime in ("transformers", "vllm", "openvino", "tuning")
+    }
+    environ = {f"KAITO_RUNTIME_IMAGE_{runtime.upper()}": image for runtime, image in images.items()}
+    settings = Settings.from_environ(environ)
+    assert (settings.runtime_images, settings.policy.own_image) == (images, True)
+    with pytest.raises(ConfigError, match="KAITO_RUNTIME_IMAGE and KAITO_RUNTIME_IMAGE_TRANSFORMERS are both set"):
+        Settings.from_environ(environ | {"KAITO_RUNTIME_IMAGE": "r.io/{engine}:1"})
 
 
 @pytest.mark.parametrize(
@@ -269,6 +285,11 @@ def test_settings() -> None:
         ("KAITO_NODE_SOURCE", "cloud", "must be one of: machine, nodeclaim, byo"),
         ("KAITO_WORKSPACE_NODE_GRACE_SECONDS", "soon", "must be a number of seconds"),
         ("KAITO_UPGRADE_WORKLOADS", "always", "must be one of: never, on-change, rolling"),
+        (
+            "KAITO_RUNTIME_IMAGE_VLLM",
+            "r.io/vllm:1",
+            "KAITO_RUNTIME_IMAGE_VLLM is set without KAITO_RUNTIME_IMAGE_TRANSFORMERS, KAITO_RUNTIME_IMAGE_OPENVINO",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_named(name: str, value: str, words: str) -> None:

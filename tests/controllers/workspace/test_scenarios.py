@@ -11,7 +11,7 @@ from kaito.api.resources import WORKSPACES
 from kaito.controllers.workspace.claims import claim_key
 from kaito.controllers.workspace.metrics import PHASES, WorkspaceCensus
 from kaito.controllers.workspace.orders import MACHINE_SOURCE, NODE_CLAIM_SOURCE
-from kaito.controllers.workspace.settings import Settings
+from kaito.controllers.workspace.settings import Settings, images_of
 from kaito.controllers.workspace.upgrades import Upgrades
 from kaito.runtime import (
     CONFIG_MAPS,
@@ -433,7 +433,7 @@ async def test_own_nodes_that_are_too_small_are_refused_with_the_arithmetic(
 
 
 async def test_own_nodes_decide_how_many_a_model_needs(harness: Harness, phi3: dict[str, Any]) -> None:
-    harness.settings = Settings(source="byo", runtime_image="r.io/kaito-{engine}:1")
+    harness.settings = Settings(source="byo", runtime_images=images_of("r.io/kaito-{engine}:1"))
     labels = {"nvidia.com__gpu.product": "A100", "nvidia.com__gpu.count": "1", "nvidia.com__gpu.memory": "81920"}
     harness.node("one", **labels)
     phi3["inference"]["preset"]["name"] = "qwen2.5-coder-32b-instruct"
@@ -506,7 +506,7 @@ async def test_a_distributed_preset_runs_on_several_nodes(harness: Harness, phi3
 
 
 async def test_a_model_that_needs_more_nodes_gets_them(harness: Harness, phi3: dict[str, Any]) -> None:
-    harness.settings = Settings(runtime_image="r.io/kaito-{engine}:1")
+    harness.settings = Settings(runtime_images=images_of("r.io/kaito-{engine}:1"))
     phi3["inference"]["preset"]["name"] = "qwen2.5-coder-32b-instruct"
     phi3["resource"]["instanceType"] = "Standard_NC24ads_A100_v4"
     harness.apply(phi3)
@@ -517,7 +517,7 @@ async def test_a_model_that_needs_more_nodes_gets_them(harness: Harness, phi3: d
 
 @pytest.mark.parametrize("flag", ["max-model-len", "max_model_len"])
 async def test_longer_requests_take_more_nodes(harness: Harness, phi3: dict[str, Any], flag: str) -> None:
-    harness.settings = Settings(runtime_image="r.io/kaito-{engine}:1")
+    harness.settings = Settings(runtime_images=images_of("r.io/kaito-{engine}:1"))
     phi3["inference"] = {
         "preset": {"name": "llama-3.3-70b-instruct", "presetOptions": {"modelAccessSecret": "hub"}},
         "config": "mine",
@@ -531,7 +531,7 @@ async def test_longer_requests_take_more_nodes(harness: Harness, phi3: dict[str,
 
 
 async def test_another_engine_replaces_the_workload(harness: Harness, phi3: dict[str, Any]) -> None:
-    harness.settings = Settings(runtime_image="r.io/kaito-{engine}:1")
+    harness.settings = Settings(runtime_images=images_of("r.io/kaito-{engine}:1"))
     await harness.bring_up(phi3)
     harness.cluster.edit(WORKSPACES, "w", {"metadata": {"annotations": {"kaito.sh/runtime": "transformers"}}})
     await harness.reconcile()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from kaito.api.validation import Policy
-from kaito.models import CLOUDS, Catalogue
+from kaito.models import CLOUDS, ENGINES, Catalogue
 from kaito.runtime import ConfigError
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ Upgrades = Literal["never", "on-change", "rolling"]
 
 NODE_SOURCE = "KAITO_NODE_SOURCE"
 RUNTIME_IMAGE = "KAITO_RUNTIME_IMAGE"
+RUNTIMES = (*ENGINES, "tuning")
+"""What there are images of kaito's own for."""
 NODE_GRACE = "KAITO_WORKSPACE_NODE_GRACE_SECONDS"
 UPGRADE_WORKLOADS = "KAITO_UPGRADE_WORKLOADS"
 PRIVATE_URLS = "KAITO_ALLOW_PRIVATE_URLS"
@@ -34,9 +36,10 @@ class Settings:
     source: Source = "machine"
     """What nodes are asked for with (``KAITO_NODE_SOURCE``): machine, nodeclaim, or byo, for which nodes that exist are all
     there is."""
-    runtime_image: str = ""
-    """Image of kaito's own model server and tuner (``KAITO_RUNTIME_IMAGE``); {engine} in it stands for the engine. Empty: there
-    is none."""
+    runtime_images: Mapping[str, str] = field(default_factory=dict)
+    """Images of kaito's own model server, by engine, and of its tuner (``KAITO_RUNTIME_IMAGE``); {engine} in it stands for the
+    engine, or tuning. Instead of it KAITO_RUNTIME_IMAGE_TRANSFORMERS, _VLLM, _OPENVINO and _TUNING name one each, as digests
+    need it. Empty: there are none."""
     node_grace: float = 300.0
     """Seconds that a node may be not Ready before another one is asked for (``KAITO_WORKSPACE_NODE_GRACE_SECONDS``)."""
     upgrades: Upgrades = "on-change"
@@ -52,7 +55,7 @@ class Settings:
         return Policy(
             cloud=self.cloud,
             makes_nodes=self.source != "byo",
-            own_image=bool(self.runtime_image),
+            own_image=bool(self.runtime_images),
             private_urls=self.private_urls,
         )
 
@@ -73,12 +76,28 @@ class Settings:
             registry=(environ.get("PRESET_REGISTRY_NAME") or DEFAULT_REGISTRY).rstrip("/"),
             cloud=_one_of(environ, "CLOUD_PROVIDER", CLOUDS, defaults.cloud),
             source=cast("Source", _one_of(environ, NODE_SOURCE, get_args(Source), defaults.source)),
-            runtime_image=environ.get(RUNTIME_IMAGE, ""),
+            runtime_images=_runtime_images(environ),
             node_grace=_seconds(environ, NODE_GRACE, defaults.node_grace),
             upgrades=cast("Upgrades", _one_of(environ, UPGRADE_WORKLOADS, get_args(Upgrades), defaults.upgrades)),
             private_urls=_one_of(environ, PRIVATE_URLS, ("true", "false"), "false") == "true",
             models_file=environ.get(MODELS_FILE, ""),
         )
+
+
+def images_of(template: str) -> dict[str, str]:
+    """The images that ``template`` stands for."""
+    return {runtime: template.replace("{engine}", runtime) for runtime in RUNTIMES}
+
+
+def _runtime_images(environ: Mapping[str, str]) -> dict[str, str]:
+    template = environ.get(RUNTIME_IMAGE)
+    names = {runtime: f"{RUNTIME_IMAGE}_{runtime.upper()}" for runtime in RUNTIMES}
+    given = {runtime: image for runtime, name in names.items() if (image := environ.get(name))}
+    if template and given:
+        raise ConfigError(f"{RUNTIME_IMAGE} and {names[next(iter(given))]} are both set; leave one of them out")
+    if given and (missing := [name for runtime, name in names.items() if runtime not in given]):
+        raise ConfigError(f"{names[next(iter(given))]} is set without {', '.join(missing)}; they go together")
+    return images_of(template) if template else given
 
 
 def _one_of(environ: Mapping[str, str], name: str, values: tuple[str, ...], default: str) -> str:

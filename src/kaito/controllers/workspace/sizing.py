@@ -111,7 +111,7 @@ class Sizing:
             count=self.workspace.resource.count,
             wanted=self.workspace.metadata.annotation(labels.RUNTIME) or "",
             private=spec.access_mode == "private",
-            own_image=bool(self.settings.runtime_image),
+            own_image=bool(self.settings.runtime_images),
             adapters=bool(self.workspace.inference and self.workspace.inference.adapters),
             max_length=_max_length(self.config),
         )
@@ -158,7 +158,7 @@ class Sizing:
         return Rendering(
             revision=self.revision,
             registry=self.settings.registry,
-            own_image=self.settings.runtime_image,
+            own_images=self.settings.runtime_images,
             preset=preset,
             serving=serving,
             nodes=self.target,

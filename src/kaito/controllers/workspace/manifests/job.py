@@ -112,6 +112,7 @@ def build_job(
     if tuning.input is not None:
         _add_input(pod, tuning.input, rendering.image_of("tuning"))
     annotations = {labels.CONFIG_HASH: rendering.config_hash} if rendering.config_hash else None
+    pod_labels = workspace_labels(workspace) | ({labels.RUNTIME: "tuning"} if own else {})
     job = {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -129,7 +130,7 @@ def build_job(
             # What a training has learned is lost with its pod: a second try is the user's to ask for.
             "backoffLimit": 0,
             "template": {
-                "metadata": {"labels": workspace_labels(workspace), "annotations": annotations},
+                "metadata": {"labels": pod_labels, "annotations": annotations},
                 "spec": {
                     "affinity": affinity(workspace),
                     "tolerations": tolerations([{"key": "gpu", "operator": "Equal", "effect": labels.NO_SCHEDULE}]),

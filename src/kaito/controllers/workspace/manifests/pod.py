@@ -46,8 +46,8 @@ class Rendering:
     revision: int
     registry: str
     """Of the published images."""
-    own_image: str = ""
-    """Image of kaito's own model server and tuner; ``{engine}`` in it stands for the engine's name, or ``tuning``."""
+    own_images: Mapping[str, str] = field(default_factory=dict)
+    """Images of kaito's own model server by engine, and of its ``tuning``; empty for none."""
     preset: Preset | None = None
     serving: Serving | None = None
     nodes: int = 1
@@ -63,7 +63,7 @@ class Rendering:
 
     def image_of(self, engine: str) -> str:
         """The image of kaito's own for ``engine``, or ``tuning``; all of them have ``kaito oci``. Empty where there is none."""
-        return self.own_image.replace("{engine}", engine)
+        return self.own_images.get(engine, "")
 
 
 def workspace_labels(workspace: Workspace) -> dict[str, str]:

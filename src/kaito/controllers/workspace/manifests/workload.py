@@ -41,7 +41,8 @@ def build_workload(workspace: Workspace, rendering: Rendering) -> Manifest:
         deadline = rendering.preset.timeout
         if rendering.config_hash:
             annotations[labels.CONFIG_HASH] = rendering.config_hash
-        template: dict[str, Any] = {"metadata": {"labels": workspace_labels(workspace)}, "spec": spec}
+        pod_labels = workspace_labels(workspace) | ({} if engine == PUBLISHED else {labels.RUNTIME: engine})
+        template: dict[str, Any] = {"metadata": {"labels": pod_labels}, "spec": spec}
         if annotations:
             template["metadata"]["annotations"] = annotations
     else:
