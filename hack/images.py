@@ -19,8 +19,13 @@ from hack.version import ROOT, current, tagged
 
 FILE = Path("config/components/images/kustomization.yaml")
 """The one place that says where the images are."""
-BOTH = ("linux/amd64", "linux/arm64")
-PLATFORMS: Mapping[str, Sequence[str]] = dict.fromkeys(IMAGES, BOTH)
+PLATFORMS: Mapping[str, Sequence[str]] = {
+    "operator": ("linux/amd64", "linux/arm64"),
+    "inference-cpu": ("linux/amd64", "linux/arm64"),
+    "inference-gpu": ("linux/amd64",),
+    "tuning": ("linux/amd64",),
+}
+"""The sizes of the catalogue that have GPUs are all amd64, and these images are large."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REGISTRY = re.compile(r"[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
 _HEAD = """\
@@ -131,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make images", description=__doc__)
     parser.add_argument("--registry", default="", help="where to push to, such as registry.example/team")
     parser.add_argument("--tag", default="", help="of the release that they are for, such as v0.2.0")
-    parser.add_argument("--platforms", default="", help="such as linux/amd64; by default all that the packages are for")
+    parser.add_argument("--platforms", default="", help="such as linux/amd64; by default those that nodes have")
     given = parser.parse_args()
     try:
         if not given.registry:

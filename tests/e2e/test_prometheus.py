@@ -20,8 +20,9 @@ import pytest
 import yaml
 from hack import generate_dashboards
 
+from kaito.runtime import load_config
 from support.cluster import Operator, dev_cluster
-from support.prometheus import Prometheus, pod_monitor, prometheus
+from support.prometheus import Prometheus, found_pods, pod_monitor, prometheus
 from support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,15 +133,17 @@ async def test_everything_that_is_drawn_has_data_and_a_killed_operator_alarms(
 ) -> None:
     monkeypatch.setenv("PATH", install_programs(tmp_path / "bin"))
     own = "--runtime-image=registry.example/own-{engine}:1"
-    with dev_cluster(tmp_path, flags=("--allow-host-commands",)) as cluster, contextlib.ExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
+        cluster = stack.enter_context(dev_cluster(tmp_path, flags=("--allow-host-commands",)))
         cluster.install(ROOT / "config" / "overlays" / "local")
         operator: Operator = stack.enter_context(cluster.operator(tmp_path, flags=(own,)))
         await asyncio.to_thread(operator.wait_ready)
+        pods = await stack.enter_async_context(found_pods(load_config(str(cluster.kubeconfig))))
         monitor = yaml.safe_load((COMPONENT / "pod_monitor.yaml").read_text())
         metrics = f"127.0.0.1:{operator.port('metrics')}"
         jobs = [
             {"job_name": "kaito", "static_configs": [{"targets": [metrics]}]},
-            pod_monitor(monitor, cluster.kubeconfig),
+            pod_monitor(monitor, pods),
         ]
         async with prometheus(tmp_path, jobs, rules()) as watcher, asyncio.TaskGroup() as tasks:
             await eventually(lambda: watcher.query('leader_election_master_status{job="kaito"} == 1'))

@@ -10,19 +10,22 @@ import socket
 import subprocess
 import urllib.parse
 import urllib.request
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from aiohttp import web
 
+from kaito.runtime import PODS, Client, Rest, RestConfig, RuntimeMetrics
 from support.waiting import eventually
 
 Manifest = dict[str, Any]
 
 
-def pod_monitor(monitor: Manifest, kubeconfig: Path) -> Manifest:
-    """The scrape configuration that the Prometheus Operator makes of a PodMonitor with one endpoint by port number."""
+def pod_monitor(monitor: Manifest, pods: str) -> Manifest:
+    """The scrape configuration that the Prometheus Operator makes of a PodMonitor with one endpoint by port number. The pods
+    are those that the URL ``pods`` tells of, as :func:`found_pods` does."""
     name = "/".join(monitor["metadata"][key] for key in ("namespace", "name"))
     spec = monitor["spec"]
     (endpoint,) = spec["podMetricsEndpoints"]
@@ -57,9 +60,52 @@ def pod_monitor(monitor: Manifest, kubeconfig: Path) -> Manifest:
         "job_name": f"podMonitor/{name}/0",
         "honor_timestamps": True,
         "metrics_path": endpoint["path"],
-        "kubernetes_sd_configs": [{"role": "pod", "kubeconfig_file": str(kubeconfig)}],
+        "http_sd_configs": [{"url": pods, "refresh_interval": "1s"}],
         "relabel_configs": relabelings,
     }
+
+
+@contextlib.asynccontextmanager
+async def found_pods(config: RestConfig) -> AsyncIterator[str]:
+    """The URL of what Prometheus' own discovery of pods would find: Debian's is built without it."""
+    rest = Rest(config, RuntimeMetrics())
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response([group for pod in await Client(rest).list(PODS) for group in _groups(pod)])
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield "http://{}:{}/".format(*runner.addresses[0][:2])
+    finally:
+        await runner.cleanup()
+        await rest.aclose()
+
+
+def _groups(pod: Manifest) -> Iterator[Manifest]:
+    """The targets of a pod, one for each port, with their labels."""
+    metadata, status = pod["metadata"], pod["status"]
+    if not (address := status.get("podIP")):
+        return
+    labels = {
+        "__meta_kubernetes_namespace": metadata["namespace"],
+        "__meta_kubernetes_pod_name": metadata["name"],
+        "__meta_kubernetes_pod_phase": status["phase"],
+    }
+    for key, value in (metadata.get("labels") or {}).items():
+        labels[f"__meta_kubernetes_pod_label_{_label(key)}"] = value
+        labels[f"__meta_kubernetes_pod_labelpresent_{_label(key)}"] = "true"
+    for container in pod["spec"]["containers"]:
+        for port in container.get("ports") or ():
+            number = str(port["containerPort"])
+            own = {
+                "__meta_kubernetes_pod_container_name": container["name"],
+                "__meta_kubernetes_pod_container_port_number": number,
+            }
+            yield {"targets": [f"{address}:{number}"], "labels": labels | own}
 
 
 def _label(key: str) -> str:
@@ -117,5 +163,6 @@ async def prometheus(folder: Path, jobs: Sequence[Manifest], rules: Manifest) ->
         await eventually(found.ready, deadline=30.0)
         yield found
     finally:
-        process.terminate()
+        if process.returncode is None:
+            process.terminate()
         await process.wait()
