@@ -51,7 +51,7 @@ def main() -> None:
     given = parser.parse_args()
     try:
         bundle(ROOT / "dist" / "release", given.tag)
-    except ValueError as error:
+    except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
 
 
