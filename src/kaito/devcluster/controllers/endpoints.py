@@ -42,6 +42,7 @@ SERVICE_NAME = "kubernetes.io/service-name"
 MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 MANAGER = "endpointslice-controller.k8s.io"
 HEADLESS = "service.kubernetes.io/headless"
+_INDEX = "endpoints/selector"
 
 Ports = tuple[tuple[str, int, str, str], ...]
 """Name, number, protocol and application protocol of each."""
@@ -272,16 +273,26 @@ def _said(one: Mapping[str, Any]) -> tuple[Any, ...]:
     return one.get("ports") or [], one.get("endpoints") or [], one["metadata"]["labels"]
 
 
+def by_selector(stored: Stored[Manifest]) -> Iterable[str]:
+    """An index of Services: each under one label of its selector, which every pod behind it has."""
+    selector = stored.peek()["spec"].get("selector")
+    return (_label(*min(selector.items())),) if selector else ()
+
+
 def services_of(services: Lister[Manifest]) -> Callable[[Stored[Any]], Iterable[Key]]:
     """A mapper from a pod to the Services that select it."""
 
     def keys(pod: Stored[Any]) -> Iterable[Key]:
-        for stored in services.stored_list(pod.key.namespace):
-            selector = stored.decode()["spec"].get("selector")
-            if selector and selector.items() <= pod.labels.items():
-                yield stored.key
+        for label in pod.labels.items():
+            for stored in services.by_index(_INDEX, _label(*label), pod.key.namespace):
+                if stored.decode()["spec"]["selector"].items() <= pod.labels.items():
+                    yield stored.key
 
     return keys
+
+
+def _label(name: str, value: str) -> str:
+    return f"{name}={value}"
 
 
 def _service_of_slice(stored: Stored[Any]) -> Iterable[Key]:
@@ -292,6 +303,7 @@ def _service_of_slice(stored: Stored[Any]) -> Iterable[Key]:
 def setup(manager: Manager) -> None:
     cache = manager.cache
     services = cache.lister(SERVICES)
+    cache.add_index(SERVICES, _INDEX, by_selector)
     reconciler = EndpointsReconciler(
         manager.client, services, cache.lister(PODS), cache.lister(ENDPOINTS), cache.lister(ENDPOINT_SLICES)
     )

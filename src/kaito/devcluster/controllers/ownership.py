@@ -31,13 +31,11 @@ class Claims:
 
 
 def sort_claims(owner: ObjectMeta, selector: LabelSelector, candidates: Iterable[Stored[Manifest]]) -> Claims:
-    """``candidates`` are objects of the owner's namespace. An owner that is being deleted adopts and releases nothing."""
+    """``candidates`` match the selector, or have the owner among their owners. One that is being deleted adopts and releases
+    nothing."""
     claims = Claims([], [], [])
-    mark = owner.uid.encode()
     for stored in candidates:
         matches = selector.matches(stored.labels)
-        if not matches and mark not in stored.data:
-            continue
         meta = stored.meta
         controller = meta.controller_owner
         if controller is None:
@@ -57,10 +55,11 @@ async def claim(
     owner: ObjectMeta,
     selector: LabelSelector,
     resource: Resource[Manifest],
-    candidates: Iterable[Stored[Manifest]],
+    lister: Lister[Manifest],
 ) -> list[Manifest]:
-    """The objects that ``owner`` owns, after adopting and releasing what is due."""
-    claims = sort_claims(owner, selector, candidates)
+    """The objects of ``lister`` that ``owner`` owns, after adopting and releasing what is due."""
+    found = (*lister.by_owner(owner.uid, owner.namespace), *lister.stored_list(owner.namespace, labels=selector))
+    claims = sort_claims(owner, selector, {stored.key: stored for stored in found}.values())
     owned = [stored.decode() for stored in claims.owned]
     if claims.adopt and await _still_there(client, owner_resource, owner):
         for stored in claims.adopt:

@@ -142,17 +142,21 @@ def preference(pod_spec: Mapping[str, Any], node: Mapping[str, Any]) -> int:
     )
 
 
+def repels(pod_spec: Mapping[str, Any], node: Mapping[str, Any]) -> str:
+    """Why the node takes no such pod, however empty it is; ``""`` if it does."""
+    taint = {"key": UNSCHEDULABLE_TAINT, "effect": "NoSchedule"}
+    if node["spec"].get("unschedulable") and not tolerates(pod_spec.get("tolerations") or (), taint):
+        return UNSCHEDULABLE
+    found = untolerated(pod_spec, node, ("NoSchedule", "NoExecute"))
+    if found is not None:
+        return f"node(s) had untolerated taint {{{found['key']}: {found.get('value', '')}}}"
+    return "" if selects(pod_spec, node) else NO_AFFINITY
+
+
 def misfits(pod: Manifest, view: NodeView, cluster: Sequence[NodeView]) -> list[str]:
     """Why the pod cannot run on the node; empty if it can. One reason, or all resources that are too few."""
-    spec = pod["spec"]
-    taint = {"key": UNSCHEDULABLE_TAINT, "effect": "NoSchedule"}
-    if view.node["spec"].get("unschedulable") and not tolerates(spec.get("tolerations") or (), taint):
-        return [UNSCHEDULABLE]
-    found = untolerated(spec, view.node, ("NoSchedule", "NoExecute"))
-    if found is not None:
-        return [f"node(s) had untolerated taint {{{found['key']}: {found.get('value', '')}}}"]
-    if not selects(spec, view.node):
-        return [NO_AFFINITY]
+    if reason := repels(pod["spec"], view.node):
+        return [reason]
     short = _shortages(pod, view)
     if short:
         return short

@@ -52,7 +52,7 @@ class PodCollector:
 
 
 def _node(stored: Stored[Any]) -> Iterable[str]:
-    name = stored.decode()["spec"].get("nodeName")
+    name = stored.peek()["spec"].get("nodeName")
     return (name,) if name else ()
 
 

@@ -63,14 +63,7 @@ class Revisions:
 
     async def sync(self, obj: Manifest, meta: ObjectMeta, selector: LabelSelector) -> History:
         """The history, with the present template as its newest revision."""
-        owned = await claim(
-            self._client,
-            self._owner,
-            meta,
-            selector,
-            CONTROLLER_REVISIONS,
-            self._lister.stored_list(meta.namespace),
-        )
+        owned = await claim(self._client, self._owner, meta, selector, CONTROLLER_REVISIONS, self._lister)
         known = sorted(owned, key=lambda item: (item["revision"], item["metadata"]["name"]))
         data = data_of(obj["spec"]["template"])
         number = known[-1]["revision"] + 1 if known else 1

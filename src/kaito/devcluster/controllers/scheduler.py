@@ -1,5 +1,6 @@
 """The scheduler: binds pods to nodes that can run them.
 
+A pod that has found no node is looked at again when a node that might take it changes, or has room, and every five minutes.
 Looser than kube-scheduler: no preemption, topology spread, host ports, volume topology or dynamic resources; pod affinity
 is honoured where it is required, ``namespaceSelector`` in it is not.
 """
@@ -7,13 +8,14 @@ is honoured where it is required, ``namespaceSelector`` in it is not.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kaito.devcluster.controllers import conditions, pods
+from kaito.devcluster.controllers import conditions, views
 from kaito.devcluster.controllers.placement import NodeView, misfits, preference, untolerated
 from kaito.devcluster.controllers.resources import PERSISTENT_VOLUME_CLAIMS
+from kaito.devcluster.controllers.views import SCHEDULER, NodeViews, Waiting, is_pending
 from kaito.runtime import (
     NODES,
     PODS,
@@ -31,13 +33,14 @@ from kaito.runtime import (
     NotFound,
     ObjectReference,
     Request,
+    Result,
     Stored,
     Watch,
 )
 
-NAME = "default-scheduler"
-_INDEX = "scheduler"
-_PENDING = "pending"
+NAME = SCHEDULER
+LOOK_AGAIN = 300.0
+"""Seconds after which a pod is tried anew although nothing that is known to help has happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +90,6 @@ def missing_claim(pod: Manifest, exists: Iterable[str]) -> str:
     return ""
 
 
-def is_pending(pod: Mapping[str, Any]) -> bool:
-    """Whether the pod waits for this scheduler."""
-    spec = pod["spec"]
-    return (
-        not spec.get("nodeName")
-        and spec.get("schedulerName", NAME) == NAME
-        and not spec.get("schedulingGates")
-        and pods.is_active(pod)
-    )
-
-
 class Scheduler:
     def __init__(
         self,
@@ -110,20 +102,20 @@ class Scheduler:
     ) -> None:
         self._client = client
         self._pods = pod_lister
-        self._nodes = nodes
+        self._views = NodeViews(nodes, pod_lister)
         self._claims = claims
         self._recorder = recorder
         self._clock = clock
         self._assumed: dict[Key, tuple[str, str]] = {}
         """Uid and node of pods that were bound here and that the cache does not show as bound yet."""
 
-    async def reconcile(self, request: Request) -> None:
+    async def reconcile(self, request: Request) -> Result | None:
         stored = self._pods.stored(request.key.name, request.key.namespace)
         if stored is None or self._assumed.get(stored.key, ("",))[0] == stored.uid:
-            return
+            return None
         pod = stored.decode()
         if not is_pending(pod):
-            return
+            return None
         claims = (item.key.name for item in self._claims.stored_list(stored.key.namespace))
         cluster = self._cluster()
         claim = missing_claim(pod, claims)
@@ -134,25 +126,18 @@ class Scheduler:
         )
         if isinstance(decision, Bind):
             await self._bind(stored, decision.node)
-        else:
-            await self._refuse(pod, stored, decision.message)
+            return None
+        await self._refuse(pod, stored, decision.message)
+        return Result(requeue_after=LOOK_AGAIN)
 
     def _cluster(self) -> list[NodeView]:
         self._drop_settled()
-        assumed: dict[str, list[Manifest]] = {}
+        assumed: dict[str, list[Stored[Manifest]]] = {}
         for key, (_, target) in self._assumed.items():
-            pod = self._pods.get(key.name, key.namespace)
+            pod = self._pods.stored(key.name, key.namespace)
             if pod is not None:
                 assumed.setdefault(target, []).append(pod)
-        views = []
-        for node in self._nodes.list():
-            name = node["metadata"]["name"]
-            if "deletionTimestamp" in node["metadata"]:
-                continue
-            bound = [item.decode() for item in self._pods.by_index(_INDEX, f"node/{name}")]
-            running = [pod for pod in bound if not pods.is_finished(pod)]
-            views.append(NodeView.of(node, [*running, *assumed.get(name, ())]))
-        return views
+        return self._views(assumed)
 
     def _drop_settled(self) -> None:
         for key, (uid, _) in tuple(self._assumed.items()):
@@ -193,13 +178,6 @@ class Scheduler:
             return  # its event brings the pod here again
 
 
-def _index(stored: Stored[Manifest]) -> Iterable[str]:
-    pod = stored.decode()
-    if pod["spec"].get("nodeName"):
-        return (f"node/{pod['spec']['nodeName']}",)
-    return (_PENDING,) if is_pending(pod) else ()
-
-
 def _frees(event: Event[Any]) -> bool:
     """Whether a pod has left, or finished on, a node."""
     if event.type is EventType.DELETED:
@@ -226,19 +204,21 @@ def _relevant(stored: Stored[Any]) -> tuple[Any, ...]:
 
 def setup(manager: Manager) -> None:
     cache = manager.cache
-    pod_lister = cache.lister(PODS)
-    cache.add_index(PODS, _INDEX, _index)
+    pod_lister, nodes = cache.lister(PODS), cache.lister(NODES)
+    cache.add_index(PODS, views.INDEX, views.index)
+    waiting = Waiting(pod_lister)
 
-    def pending(_: Stored[Any]) -> Iterable[Key]:
-        return [stored.key for stored in pod_lister.by_index(_INDEX, _PENDING)]
+    def for_node(node: Stored[Manifest]) -> Iterable[Key]:
+        return waiting.for_node(node.peek())
 
-    def pending_in_namespace(stored: Stored[Any]) -> Iterable[Key]:
-        return [key for key in pending(stored) if key.namespace == stored.key.namespace]
+    def for_room(pod: Stored[Manifest]) -> Iterable[Key]:
+        node = nodes.get(pod.peek()["spec"].get("nodeName", ""))
+        return waiting.for_node(node) if node is not None else ()
 
     scheduler = Scheduler(
         manager.client,
         pod_lister,
-        cache.lister(NODES),
+        nodes,
         cache.lister(PERSISTENT_VOLUME_CLAIMS),
         manager.recorder(NAME),
         manager.clock,
@@ -251,9 +231,13 @@ def setup(manager: Manager) -> None:
             # One at a time: each decision must see the one before.
             max_concurrent=1,
             watches=(
-                Watch(NODES, pending, node_matters),
-                Watch(PODS, pending, _frees),
-                Watch(PERSISTENT_VOLUME_CLAIMS, pending_in_namespace, lambda event: event.type is EventType.ADDED),
+                Watch(NODES, for_node, node_matters),
+                Watch(PODS, for_room, _frees),
+                Watch(
+                    PERSISTENT_VOLUME_CLAIMS,
+                    lambda claim: waiting.in_namespace(claim.key.namespace),
+                    lambda event: event.type is EventType.ADDED,
+                ),
             ),
         )
     )

@@ -62,8 +62,7 @@ class Workload(ABC):
         workload, meta = stored.decode(), stored.meta
         selector = LabelSelector.from_object(workload["spec"]["selector"])
         assert selector is not None, "the API server requires a selector, or sets one"
-        candidates = self.children.stored_list(meta.namespace)
-        owned = await claim(self.client, self.resource, meta, selector, self.owned, candidates)
+        owned = await claim(self.client, self.resource, meta, selector, self.owned, self.children)
         try:
             again = await self.sync(workload, meta, selector, owned)
         except ApiError as error:

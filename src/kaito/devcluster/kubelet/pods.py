@@ -118,11 +118,11 @@ def setup(manager: Manager, timing: Timing, host: HostKubelet | None = None) -> 
     pods = cache.lister(PODS)
 
     def node_of(stored: Stored[Any]) -> Iterable[str]:
-        name = stored.decode()["spec"].get("nodeName")
+        name = stored.peek()["spec"].get("nodeName")
         return (name,) if name else ()
 
     def address_of(stored: Stored[Any]) -> Iterable[str]:
-        address = (stored.decode().get("status") or {}).get("podIP")
+        address = (stored.peek().get("status") or {}).get("podIP")
         return (address,) if address else ()
 
     cache.add_index(PODS, _NODE_INDEX, node_of)
