@@ -29,6 +29,7 @@ from kaito.runtime import (
     Manifest,
     Material,
     NotFound,
+    PatchType,
     RestConfig,
     StaticToken,
     TlsConfig,
@@ -187,7 +188,7 @@ class LocalCluster:
     # What becomes of agent pools
 
     async def _add_nodes(self, pool: Pool) -> None:
-        """Each Node registers first, and is named by the cloud and becomes ready then."""
+        """Each Node registers first, is named by the cloud then, and becomes ready: by its kubelet, where there is one."""
         client = self.controllers.client
         for node in build_nodes(pool):
             with contextlib.suppress(AlreadyExists):
@@ -195,18 +196,19 @@ class LocalCluster:
             name = node["metadata"]["name"]
 
             async def initialize(name: str = name, node: Manifest = node) -> None:
-                live = await client.get(NODES, name)
-                live["spec"]["providerID"] = node["spec"]["providerID"]
-                live["spec"]["taints"] = [taint for taint in live["spec"]["taints"] if taint["key"] != UNINITIALIZED]
-                await client.update(NODES, live)
-
-            async def make_ready(name: str = name, node: Manifest = node) -> None:
-                live = await client.get(NODES, name)
-                await client.update_status(NODES, {**live, "status": node["status"]})
+                spec = (await client.get(NODES, name))["spec"]
+                taints = [taint for taint in spec["taints"] if taint["key"] != UNINITIALIZED]
+                named = {**spec, "providerID": node["spec"]["providerID"], "taints": taints}
+                patch = [
+                    {"op": "test", "path": "/spec", "value": spec},
+                    {"op": "replace", "path": "/spec", "value": named},
+                ]
+                await client.patch(NODES, name, patch, kind=PatchType.JSON)
 
             with contextlib.suppress(NotFound):
                 await retry_on_conflict(initialize)
-                await retry_on_conflict(make_ready)
+                if self.controllers.streaming is None:
+                    await client.patch(NODES, name, {"status": node["status"]}, subresource="status")
 
     async def _remove_nodes(self, pool: Pool) -> None:
         for index in pool.instances:

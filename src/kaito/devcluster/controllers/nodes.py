@@ -6,13 +6,26 @@ not marked unreachable and its pods are not evicted.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 from kaito.devcluster.controllers import conditions
 from kaito.devcluster.controllers.placement import UNSCHEDULABLE_TAINT
 from kaito.devcluster.controllers.scheduler import node_matters
-from kaito.runtime import NODES, Client, Controller, Event, Lister, Manager, Manifest, NotFound, Request
+from kaito.runtime import (
+    NODES,
+    Client,
+    Conflict,
+    Controller,
+    Event,
+    Lister,
+    Manager,
+    Manifest,
+    NotFound,
+    PatchType,
+    Request,
+)
 
 NAME = "node-lifecycle-controller"
 NOT_READY_TAINT = "node.kubernetes.io/not-ready"
@@ -46,11 +59,13 @@ class NodeReconciler:
         taints = wanted_taints(node)
         if taints == (node["spec"].get("taints") or []):
             return
-        version = {"resourceVersion": node["metadata"]["resourceVersion"]}
-        try:
-            await self._client.patch(NODES, request.key.name, {"metadata": version, "spec": {"taints": taints or None}})
-        except NotFound:
-            return
+        patch = [
+            {"op": "test", "path": "/spec", "value": node["spec"]},
+            {"op": "add", "path": "/spec/taints", "value": taints},
+        ]
+        # A change of the spec, and of nothing else, is in the way, and brings the node here again.
+        with contextlib.suppress(NotFound, Conflict):
+            await self._client.patch(NODES, request.key.name, patch, kind=PatchType.JSON)
 
 
 def _ready_or_spec(event: Event[Any]) -> bool:

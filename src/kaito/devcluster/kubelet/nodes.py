@@ -28,6 +28,7 @@ from kaito.runtime import (
     NotFound,
     ObjectMeta,
     ObjectReference,
+    PatchType,
     Request,
     Result,
     format_micro_time,
@@ -44,6 +45,7 @@ LEASE_NAMESPACE = "kube-node-lease"
 LEASE_SECONDS = 40
 LEASE_PERIOD = 10.0
 """Seconds between two renewals of a node's lease."""
+_ADDRESS_INDEX = "kubelet/address"
 STATUS_PERIOD = 300.0
 """Seconds after which the conditions get a new heartbeat although nothing has changed."""
 _CONDITIONS = {
@@ -76,21 +78,25 @@ def system_node() -> Manifest:
 
 
 def node_status(node: Mapping[str, Any], address: str, now: datetime) -> Manifest:
-    """What the kubelet of a simulated node reports. What the node says already of addresses and itself stays."""
+    """What the kubelet of a simulated node reports: its own conditions, for those of others are not its affair. What the node
+    says already of addresses and itself stays."""
     name, held = node["metadata"]["name"], node.get("status") or {}
     moment = format_time(now)
     known = {item["type"]: item for item in held.get("conditions") or ()}
+    reported = []
     for kind, (status, reason, message) in _CONDITIONS.items():
         before = known.get(kind, {})
         since = before.get("lastTransitionTime", moment) if before.get("status") == status else moment
-        known[kind] = {
-            "type": kind,
-            "status": status,
-            "reason": reason,
-            "message": message,
-            "lastHeartbeatTime": moment,
-            "lastTransitionTime": since,
-        }
+        reported.append(
+            {
+                "type": kind,
+                "status": status,
+                "reason": reason,
+                "message": message,
+                "lastHeartbeatTime": moment,
+                "lastTransitionTime": since,
+            }
+        )
     addresses = {item["type"]: item for item in held.get("addresses") or ()}
     addresses.setdefault("InternalIP", {"type": "InternalIP", "address": address})
     addresses.setdefault("Hostname", {"type": "Hostname", "address": name})
@@ -108,7 +114,7 @@ def node_status(node: Mapping[str, Any], address: str, now: datetime) -> Manifes
         "kubeletVersion": VERSION,
     }
     return {
-        "conditions": list(known.values()),
+        "conditions": reported,
         "addresses": list(addresses.values()),
         "nodeInfo": info,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
@@ -135,12 +141,9 @@ class NodeReporter:
         self._nodes = nodes
         self._recorder = recorder
         self._clock = clock
-        self._addresses = Addresses(NODE_NETWORK, self._is_used)
+        self._addresses = Addresses(NODE_NETWORK, lambda address: bool(nodes.by_index(_ADDRESS_INDEX, address)))
         self._renewed: dict[str, float] = {}
         """When the lease of each node was last renewed, on the monotonic clock."""
-
-    def _is_used(self, address: str) -> bool:
-        return any(internal_ip(node) == address for node in self._nodes.list())
 
     async def reconcile(self, request: Request) -> Result | None:
         name = request.key.name
@@ -165,13 +168,14 @@ class NodeReporter:
     async def _report(self, node: Manifest, meta: ObjectMeta) -> None:
         address = internal_ip(node) or self._addresses.take()
         status = node_status(node, address, self._clock.now())
-        patch = {"metadata": {"resourceVersion": meta.resource_version}, "status": status}
+        patch = {"metadata": {"uid": meta.uid}, "status": status}
         was_ready = any(
             item["type"] == "Ready" and item["status"] == "True"
             for item in (node.get("status") or {}).get("conditions") or ()
         )
-        with contextlib.suppress(NotFound, Conflict):  # a change brings the node here again
-            await self._client.patch(NODES, meta.name, patch, subresource="status")
+        # Conditions and addresses are merged with those of others by their types.
+        with contextlib.suppress(NotFound, Conflict):
+            await self._client.patch(NODES, meta.name, patch, subresource="status", kind=PatchType.STRATEGIC)
             if not was_ready:
                 note = f"Node {meta.name} status is now: NodeReady"
                 self._recorder.event(ObjectReference.of(NODES, meta), "Normal", "NodeReady", note)
@@ -200,6 +204,7 @@ class NodeReporter:
 
 
 def setup(manager: Manager) -> None:
+    manager.cache.add_index(NODES, _ADDRESS_INDEX, lambda node: (internal_ip(node.peek()),))
     reporter = NodeReporter(manager.client, manager.cache.lister(NODES), manager.recorder(NAME), manager.clock)
     simulated = matches_labels(LabelSelector.of({SIMULATED: "true"}))
     manager.add(Controller("kubelet-nodes", reporter, primary=NODES, predicate=simulated, max_concurrent=4))
