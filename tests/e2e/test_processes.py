@@ -59,6 +59,13 @@ def test_what_is_typed_reaches_the_process_and_its_words_come_back(host: DevClus
     assert "one\ntwo\n" in said
 
 
+def test_what_was_written_before_the_client_came_is_there_once(host: DevCluster) -> None:
+    script = "echo early; cat; echo late"
+    words = ("run", "-i", "--rm", "--restart=Never", "once", "--image=any", "--command", "--", "sh", "-c", script)
+    said = host.kubectl(*words, stdin="typed\n")
+    assert [said.count(word) for word in ("early\n", "typed\n", "late\n")] == [1, 1, 1], said
+
+
 def test_a_terminal(host: DevCluster, tmp_path: Path) -> None:
     script = shutil.which("script")
     if script is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Protocol, final
@@ -49,6 +49,8 @@ class LogFile:
         self._generation = 0
         self._closed = False
         self._news = asyncio.Event()
+        self.on_read: Callable[[], None] = lambda: None
+        """Told when somebody has been given all of it."""
 
     def write(self, line: bytes, moment: datetime) -> None:
         """Append one line, given without its end."""
@@ -83,6 +85,7 @@ class LogFile:
             since = stamp(options.since_time)
         left = options.limit_bytes
         file, generation = self._open()
+        whole = not since and options.tail_lines is None
         try:
             if options.tail_lines is not None:
                 _seek_tail(file, options.tail_lines)
@@ -102,7 +105,10 @@ class LogFile:
                 if generation != self._generation:
                     file.close()
                     file, generation = self._open()
-                elif over or not options.follow:
+                    continue
+                if whole:
+                    self.on_read()
+                if over or not options.follow:
                     return
                 else:
                     await news.wait()

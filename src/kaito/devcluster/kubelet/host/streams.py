@@ -102,6 +102,7 @@ class Streams:
 
     async def copy(self, log: LogFile, now: Callable[[], datetime]) -> None:
         """Until nobody can write any more; then nothing is open."""
+        log.on_read = self._forget_lines
         try:
             async with asyncio.TaskGroup() as group:
                 for is_error, stream in self._outputs:
@@ -136,8 +137,16 @@ class Streams:
         if rest:
             log.write(rest, now())
 
+    def _forget_lines(self) -> None:
+        """Somebody has them from the log, as ``kubectl run`` does before it attaches. The beginning of a line is not there."""
+        rests: dict[bool, bytes] = {}
+        for is_error, data in self._early.take():
+            rests[is_error] = (rests.get(is_error, b"") + data).rpartition(b"\n")[2]
+        for is_error, rest in rests.items():
+            self._early.put((is_error, rest))
+
     def attach(self) -> Client:
-        """The first client of a process with an input gets what it has written before as well."""
+        """The first client of a process with an input gets what it has written before and nobody has read in the log."""
         client = Client(self)
         for piece in self._early.take():
             client.put(piece)
