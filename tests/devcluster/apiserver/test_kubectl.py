@@ -212,6 +212,7 @@ async def test_create_and_ask(kubectl: Kubectl) -> None:
     assert await kubectl.ok("auth", "can-i", "list", "pods", "--as=bob") == "yes\n"
     assert "kubernetes-admin" in await kubectl.ok("auth", "whoami")
     assert "running at https://127.0.0.1" in await kubectl.ok("cluster-info")
+    assert "127.0.0.1:" in await kubectl.ok("get", "endpoints", "kubernetes")
     resources = await kubectl.ok("api-resources", "-o", "name")
     assert {"pods", "deployments.apps", "customresourcedefinitions.apiextensions.k8s.io"} <= set(resources.split())
     await kubectl.ok("delete", "namespace", "demo", "--wait=false")

@@ -73,6 +73,23 @@ async def test_a_new_cluster_has_its_system_objects(kube: Kube) -> None:
     assert {"cluster-admin", "admin", "edit", "view"} <= {item["metadata"]["name"] for item in roles.body["items"]}
 
 
+async def test_the_server_says_where_it_is(kube: Kube) -> None:
+    async def said() -> tuple[str, int]:
+        subset = (await kube.get("/api/v1/namespaces/default/endpoints/kubernetes")).body["subsets"][0]
+        path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+        (made,) = (await kube.get(path, labelSelector="kubernetes.io/service-name=kubernetes")).body["items"]
+        assert made["addressType"] == "IPv4"
+        assert made["ports"] == subset["ports"]
+        assert made["endpoints"][0]["addresses"] == [subset["addresses"][0]["ip"]]
+        return subset["addresses"][0]["ip"], subset["ports"][0]["port"]
+
+    server = kube.server
+    assert f"https://{':'.join(map(str, await said()))}" == server.url
+    await server.stop()
+    await server.start()
+    assert f"https://{':'.join(map(str, await said()))}" == server.url
+
+
 async def test_start_and_stop_may_be_repeated_and_state_survives(tmp_path: Path) -> None:
     server = ApiServer(ApiServerOptions(tls=False))
     await server.stop()

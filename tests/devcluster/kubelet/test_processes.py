@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -27,7 +28,8 @@ from kaito.devcluster.controllers.resources import PERSISTENT_VOLUME_CLAIMS
 from kaito.devcluster.kubelet.addresses import LOOPBACK_NETWORK
 from kaito.devcluster.kubelet.host import HOST_COMMANDS
 from kaito.devcluster.kubelet.host.logfile import LogFile
-from kaito.runtime import CONFIG_MAPS, EVENTS, JOBS, PODS, SECRETS, Manifest
+from kaito.devcluster.kubelet.host.streams import Streams
+from kaito.runtime import CONFIG_MAPS, EVENTS, JOBS, PODS, SECRETS, SERVICES, Manifest
 from support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pods are processes on Linux")
@@ -244,6 +246,40 @@ async def test_environment_and_files_come_from_where_they_are_said_to(machine: M
     assert lines[6].endswith("/mnt/scratch/file")
 
 
+async def test_services_are_in_the_environment_unless_the_pod_wants_none(machine: Machine) -> None:
+    ports = [{"name": "http", "port": 80}, {"name": "grpc", "port": 90}]
+    made = await machine.create(SERVICES, {"metadata": {"name": "my-model"}, "spec": {"ports": ports}})
+    address = made["spec"]["clusterIP"]
+    await machine.create(SERVICES, {"metadata": {"name": "headless"}, "spec": {"clusterIP": "None"}})
+    for name, spec in (("linked", {}), ("alone", {"enableServiceLinks": False})):
+        script = "env | grep -E '^(MY_MODEL|HEADLESS|KUBERNETES)_'"
+        await machine.pod(name, shell(script, env=variables(MY_MODEL_PORT="mine")), **spec)
+        await machine.phase(name, "Succeeded")
+    environ = dict(line.split("=", 1) for line in (await machine.log("linked")).splitlines()[1:])
+    server = urlsplit(machine.cluster.server.url)
+    assert environ.pop("KUBERNETES_SERVICE_HOST") == server.hostname
+    assert environ.pop("KUBERNETES_SERVICE_PORT") == environ.pop("KUBERNETES_SERVICE_PORT_HTTPS") == str(server.port)
+    assert environ.pop("KUBERNETES_PORT") == f"tcp://{server.hostname}:{server.port}"
+    assert {name: value for name, value in environ.items() if not name.startswith("KUBERNETES_PORT_")} == {
+        "MY_MODEL_SERVICE_HOST": address,
+        "MY_MODEL_SERVICE_PORT": "80",
+        "MY_MODEL_SERVICE_PORT_HTTP": "80",
+        "MY_MODEL_SERVICE_PORT_GRPC": "90",
+        "MY_MODEL_PORT": "mine",
+        "MY_MODEL_PORT_80_TCP": f"tcp://{address}:80",
+        "MY_MODEL_PORT_80_TCP_PROTO": "tcp",
+        "MY_MODEL_PORT_80_TCP_PORT": "80",
+        "MY_MODEL_PORT_80_TCP_ADDR": address,
+        "MY_MODEL_PORT_90_TCP": f"tcp://{address}:90",
+        "MY_MODEL_PORT_90_TCP_PROTO": "tcp",
+        "MY_MODEL_PORT_90_TCP_PORT": "90",
+        "MY_MODEL_PORT_90_TCP_ADDR": address,
+    }
+    alone = await machine.log("alone")
+    assert "MY_MODEL_SERVICE_HOST" not in alone
+    assert "KUBERNETES_SERVICE_HOST" in alone
+
+
 async def test_what_is_missing_is_waited_for(machine: Machine) -> None:
     reference = {"name": "V", "valueFrom": {"configMapKeyRef": {"name": "late", "key": "k"}}}
     volumes = [{"name": "late", "configMap": {"name": "later"}}]
@@ -372,6 +408,53 @@ async def test_a_hook_runs_before_sigterm(machine: Machine, tmp_path: Path) -> N
     await machine.delete(PODS, "hooked")
     await machine.gone(PODS, "hooked")
     assert said.read_text() == "hook\nterm\n"
+
+
+async def test_a_hook_runs_after_the_start_and_before_the_probes(machine: Machine, tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    hook = {"postStart": {"exec": {"command": ["sh", "-c", f"echo hook >> {said}"]}}}
+    probe = {"exec": {"command": ["sh", "-c", f"echo probe >> {said}"]}, "periodSeconds": 1}
+    await machine.pod("hooked", shell("sleep 600", lifecycle=hook, readinessProbe=probe))
+    await machine.ready("hooked")
+    assert said.read_text().startswith("hook\nprobe\n")
+
+
+async def test_a_hook_that_fails_restarts_the_container(machine: Machine, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    hook = {"postStart": {"exec": {"command": ["sh", "-c", f"test -e {there} || {{ touch {there}; false; }}"]}}}
+    await machine.pod("hooked", shell("sleep 600", lifecycle=hook), restartPolicy="Always")
+    assert state(await machine.ready("hooked"))["restartCount"] == 1
+
+    async def told() -> bool:
+        return any(event["reason"] == "FailedPostStartHook" for event in await machine.list(EVENTS))
+
+    await eventually(told)
+
+
+async def test_who_attaches_first_gets_what_is_not_read_in_the_log(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "log")
+    streams, ends = await Streams.open(stdin=True)
+    copying = asyncio.create_task(streams.copy(log, lambda: datetime.now(UTC)))
+
+    async def written(text: bytes) -> None:
+        """It has come as far as the log: so has all that was written before."""
+        os.write(ends.stdout, text)
+
+        async def there() -> bool:
+            return text.splitlines()[0] in b"".join(
+                [piece async for piece in log.read(LogOptions("main", tail_lines=1))]
+            )
+
+        await eventually(there)
+
+    await written(b"one\n")
+    assert [piece async for piece in log.read(LogOptions("main"))] == [b"one\n"]
+    await written(b"two\nprompt: ")
+    client = streams.attach()
+    ends.close()
+    assert b"".join([data async for _, data in client.output()]) == b"two\nprompt: "
+    await copying
+    log.close()
 
 
 async def test_claims_keep_their_files_from_pod_to_pod(machine: Machine) -> None:

@@ -1,4 +1,5 @@
-"""What a new cluster holds: system namespaces, roles and bindings, priority classes, the kubernetes Service."""
+"""What a new cluster holds: system namespaces, roles and bindings, priority classes, the kubernetes Service and what is
+behind it."""
 
 from __future__ import annotations
 
@@ -204,3 +205,37 @@ def _objects() -> Iterable[tuple[str, str, dict[str, Any]]]:
 def bootstrap(registry: Registry, writer: Writer) -> None:
     for resource, namespace, obj in _objects():
         writer.create(registry.builtin(resource), obj, namespace=namespace)
+
+
+def publish(registry: Registry, writer: Writer, address: str, port: int) -> None:
+    """Put the server behind the kubernetes Service, where it listens now."""
+    ports = [{"name": "https", "port": port, "protocol": "TCP"}]
+    family = "IPv6" if ":" in address else "IPv4"
+    for resource, obj in (
+        (
+            "endpoints",
+            {
+                "apiVersion": "v1",
+                "kind": "Endpoints",
+                "metadata": {"name": "kubernetes", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+                "subsets": [{"addresses": [{"ip": address}], "ports": ports}],
+            },
+        ),
+        (
+            "endpointslices.discovery.k8s.io",
+            {
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+                "addressType": family,
+                "ports": ports,
+                "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
+            },
+        ),
+    ):
+        kind = registry.builtin(resource)
+        record = kind.collection.get("default/kubernetes")
+        if record is None:
+            writer.create(kind, obj, namespace="default")
+        else:
+            writer.update(kind, record, obj)

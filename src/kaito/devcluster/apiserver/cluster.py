@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kaito.devcluster.apiserver.auth.identity import Authenticator, User
 from kaito.devcluster.apiserver.auth.rbac import Authorizer
 from kaito.devcluster.apiserver.auth.reviews import Reviews
-from kaito.devcluster.apiserver.bootstrap import bootstrap
+from kaito.devcluster.apiserver.bootstrap import bootstrap, publish
 from kaito.devcluster.apiserver.discovery.crd import Definitions
 from kaito.devcluster.apiserver.discovery.discovery import Discovery
 from kaito.devcluster.apiserver.objects.registry import Registry
@@ -52,6 +52,10 @@ class Cluster:
         self.subresources = Subresources(self.registry, self.writer, self.applier, self.deleter, self.authenticator)
         self.webhooks = Webhooks(self.store.collections, self.registry)
         bootstrap(self.registry, self.writer)
+
+    def publish(self, address: str, port: int) -> None:
+        """Say in the cluster where its API server listens."""
+        publish(self.registry, self.writer, address, port)
 
     def drop_expired(self) -> None:
         """Remove the objects whose time to live is over: events."""

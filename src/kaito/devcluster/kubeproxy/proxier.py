@@ -29,6 +29,8 @@ NAME = "kube-proxy"
 RETRY = 15.0
 """Seconds after which an address that could not be had is tried again."""
 _SERVICE_NAME = "kubernetes.io/service-name"
+_API_SERVER = Key("default", "kubernetes")
+"""Pods are told where it listens itself: its Service has the same address in every cluster, and a port that is not for all."""
 _log = get_logger(NAME)
 
 
@@ -58,7 +60,9 @@ class Proxier:
     async def reconcile(self, request: Request) -> Result | None:
         key = request.key
         stored = self._services.stored(key.name, key.namespace)
-        routes = NO_ROUTES if stored is None or stored.meta.deleting else self._routes(stored)
+        routes = NO_ROUTES
+        if stored is not None and not stored.meta.deleting and key != _API_SERVER:
+            routes = self._routes(stored)
         held = self._listeners.setdefault(key, {})
         for frontend in held.keys() - routes.served.keys():
             held.pop(frontend).close()

@@ -114,7 +114,8 @@ class ApiServer:
         except BaseException:
             await self.stop()
             raise
-        self._port = int(runner.addresses[0][1])
+        address, self._port = runner.addresses[0][0], int(runner.addresses[0][1])
+        self._cluster.publish(address, self._port)
         self._janitor = asyncio.create_task(self._drop_expired(), name="apiserver-expiry")
 
     async def stop(self) -> None:

@@ -17,7 +17,7 @@ from kaito.devcluster.kubelet.host import probes
 from kaito.devcluster.kubelet.host.environment import environment, expand
 from kaito.devcluster.kubelet.host.images import Builder, Invocation, Program
 from kaito.devcluster.kubelet.host.logfile import LogFile
-from kaito.devcluster.kubelet.host.prober import Prober
+from kaito.devcluster.kubelet.host.prober import Failed, Prober
 from kaito.devcluster.kubelet.host.process import HostProcess
 from kaito.devcluster.kubelet.host.references import Missing, Sources, memory_limit
 from kaito.devcluster.kubelet.host.streams import Streams
@@ -275,14 +275,14 @@ class HostContainer:
         now = self._setting.clock.now
         exited = asyncio.create_task(process.wait(now), name=f"process {process.pid}")
         prober = Prober(self.spec, target, self._setting.timing.second, program.quick, self._report, self._setting.note)
-        probing = asyncio.create_task(prober.run(), name=f"probes of process {process.pid}")
+        probing = asyncio.create_task(self._watch_over(target, prober), name=f"probes of process {process.pid}")
         stopping = asyncio.create_task(self._stop.asked.wait())
         self._process, self._ending = process, self._stop
         try:
             await asyncio.wait({exited, probing, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if probing.done() and not exited.done() and not stopping.done():
                 failed = probing.result()
-                note = f"Container {self.spec['name']} failed {failed.kind} probe, will be restarted"
+                note = f"Container {self.spec['name']} failed {failed.what}, will be restarted"
                 self._setting.note(Note("Normal", "Killing", note))
                 self._ending = Stop()
                 self._ending.ask(self._setting.grace if failed.grace is None else failed.grace)
@@ -302,11 +302,22 @@ class HostContainer:
         reason = "OOMKilled" if process.out_of_memory else "Completed" if code == 0 else "Error"
         return code, reason
 
+    async def _watch_over(self, target: probes.Target, prober: Prober) -> Failed:
+        """The hook, and the probes when it has succeeded, until the container has to be restarted."""
+        hook = (self.spec.get("lifecycle") or {}).get("postStart")
+        if hook:
+            try:
+                await _hook(hook, target)
+            except probes.Failure as error:
+                self._setting.note(Note("Warning", "FailedPostStartHook", f"PostStartHook failed: {error}"))
+                return Failed("postStart hook", None)
+        return await prober.run()
+
     async def _end(self, process: HostProcess, exited: asyncio.Task[int], target: probes.Target, stop: Stop) -> None:
         """The hook, SIGTERM, and SIGKILL when the time is up."""
         hook = ((self.spec.get("lifecycle") or {}).get("preStop")) or {}
         if hook:
-            await self._within(stop, exited, _hook(hook, target))
+            await self._within(stop, exited, _last_hook(hook, target))
         if stop.deadline > asyncio.get_running_loop().time():
             process.signal(signal.SIGTERM)
             await self._within(stop, exited, asyncio.Event().wait())
@@ -338,12 +349,17 @@ class HostContainer:
 
 
 async def _hook(hook: Mapping[str, Any], target: probes.Target) -> None:
-    """A hook that fails does not keep the container."""
+    """Raises Failure."""
     if seconds := (hook.get("sleep") or {}).get("seconds"):
         await asyncio.sleep(seconds)
-        return
-    with contextlib.suppress(probes.Failure):
+    else:
         await probes.ask(hook, target, None)
+
+
+async def _last_hook(hook: Mapping[str, Any], target: probes.Target) -> None:
+    """A hook that fails does not keep the container."""
+    with contextlib.suppress(probes.Failure):
+        await _hook(hook, target)
 
 
 async def _run(command: Sequence[str], environ: Mapping[str, str], directory: str, mark: str) -> int:

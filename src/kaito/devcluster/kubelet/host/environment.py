@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kaito.devcluster.kubelet.host import references
@@ -25,11 +25,44 @@ def expand(text: str, environ: Mapping[str, str]) -> str:
     return _REFERENCE.sub(replace, text)
 
 
+def service_links(services: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Where each Service that has an address is, as a kubelet tells containers: by its name and, as links of Docker's, by its
+    ports."""
+    environ: dict[str, str] = {}
+    for service in services:
+        spec = service["spec"]
+        address, ports = spec.get("clusterIP") or "None", spec.get("ports") or ()
+        if address == "None" or not ports:
+            continue
+        name = _variable(service["metadata"]["name"])
+        environ |= {f"{name}_SERVICE_HOST": address, f"{name}_SERVICE_PORT": str(ports[0]["port"])}
+        for number, port in enumerate(ports):
+            protocol = port.get("protocol", "TCP")
+            url = f"{protocol.lower()}://{address}:{port['port']}"
+            link = f"{name}_PORT_{port['port']}_{protocol}"
+            if port.get("name"):
+                environ[f"{name}_SERVICE_PORT_{_variable(port['name'])}"] = str(port["port"])
+            if number == 0:
+                environ[f"{name}_PORT"] = url
+            environ |= {
+                link: url,
+                f"{link}_PROTO": protocol.lower(),
+                f"{link}_PORT": str(port["port"]),
+                f"{link}_ADDR": address,
+            }
+    return environ
+
+
+def _variable(name: str) -> str:
+    return name.upper().replace("-", "_")
+
+
 async def environment(
     container: Mapping[str, Any], pod: Mapping[str, Any], node: Manifest, sources: Sources, base: Mapping[str, str]
 ) -> dict[str, str]:
-    """``base`` and above it what the container asks for, in its order. Raises Missing."""
-    environ = dict(base)
+    """The Services of the namespace, ``base``, and above it what the container asks for, in its order. Raises Missing."""
+    linked = pod["spec"].get("enableServiceLinks", True)
+    environ = {**(service_links(await sources.services()) if linked else {}), **base}
     for item in container.get("envFrom") or ():
         held: dict[str, bytes] = {}
         if reference := item.get("configMapRef"):

@@ -20,6 +20,7 @@ from kaito.devcluster.kubelet import rules
 from kaito.devcluster.kubelet.addresses import Lease
 from kaito.devcluster.kubelet.host import watcher
 from kaito.devcluster.kubelet.host.container import HostContainer, Setting
+from kaito.devcluster.kubelet.host.environment import service_links
 from kaito.devcluster.kubelet.host.images import ImageMap
 from kaito.devcluster.kubelet.host.pod import PodProcesses
 from kaito.devcluster.kubelet.host.references import Sources
@@ -79,11 +80,12 @@ class HostKubelet:
         self._running: dict[Key, _Running] = {}
         self._tasks = TaskScope(self._failed)
         server = urlsplit(config.server)
+        spec = {"clusterIP": server.hostname, "ports": [{"name": "https", "port": server.port or 443}]}
         self._base = {
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": os.environ.get("LANG", "C.UTF-8"),
-            "KUBERNETES_SERVICE_HOST": server.hostname or "",
-            "KUBERNETES_SERVICE_PORT": str(server.port or 443),
+            # Not at the address of the Service, where an ordinary user may not listen.
+            **service_links([{"metadata": {"name": "kubernetes"}, "spec": spec}]),
         }
         self.changes: Channel[Key] = Channel(lambda key: (key,))
         """Keys of pods whose processes have news."""

@@ -15,9 +15,9 @@ Kind = Literal["startup", "liveness", "readiness"]
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A probe by which the container has to be restarted."""
+    """A probe or hook by which the container has to be restarted."""
 
-    kind: Kind
+    what: str
     grace: float | None
     """Seconds that it has to end, where the probe says so."""
 
@@ -85,7 +85,7 @@ class Prober:
                 if not (self._quick and kind == "startup"):
                     self._note(Note("Warning", "Unhealthy", f"{kind.capitalize()} probe failed: {error}"))
                 if bad >= pace.failures and kind != "readiness":
-                    return Failed(kind, probe.get("terminationGracePeriodSeconds"))
+                    return Failed(f"{kind} probe", probe.get("terminationGracePeriodSeconds"))
                 if bad >= pace.failures:
                     self._report(ready=False)
             else:

@@ -11,7 +11,7 @@ from math import ceil
 from typing import Any
 
 from kaito.api.quantity import Quantity
-from kaito.runtime import CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS, Client, Manifest, NotFound
+from kaito.runtime import CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS, SERVICES, Client, Manifest, NotFound
 
 _NANO = 10**9
 _KEYED = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]\Z")
@@ -48,6 +48,9 @@ class Sources:
                 return {}
             raise Missing(f'secret "{name}" not found') from None
         return _decoded(body.get("data"))
+
+    async def services(self) -> list[Manifest]:
+        return await self.client.list(SERVICES, self.namespace)
 
     async def token(self, account: str, audience: str, seconds: int) -> bytes:
         """A token of a service account. Raises Missing."""
