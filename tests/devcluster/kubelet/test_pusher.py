@@ -68,8 +68,16 @@ async def test_it_ends_with_a_training_that_has_failed(tmp_path: Path) -> None:
 
 async def test_it_ends_with_a_training_that_has_gone(tmp_path: Path) -> None:
     mark = {**os.environ, VARIABLE: f"{tmp_path.name}.trainer"}
-    trainer = await asyncio.create_subprocess_exec("sleep", "2", env=mark)
-    async with pushing(tmp_path, "127.0.0.1:1/a:1", tmp_path.name) as process:
-        assert "ended without a result" in await said(process)
-        assert process.returncode == 1
-        assert await trainer.wait() == 0
+    trainer = await asyncio.create_subprocess_exec("sleep", "600", env=mark)
+    try:
+        async with pushing(tmp_path, "127.0.0.1:1/a:1", tmp_path.name) as process:
+            assert process.stdout is not None
+            assert await process.stdout.readline() == b"the training runs\n"
+            trainer.kill()
+            await trainer.wait()
+            assert "ended without a result" in await said(process)
+            assert process.returncode == 1
+    finally:
+        if trainer.returncode is None:
+            trainer.kill()
+            await trainer.wait()

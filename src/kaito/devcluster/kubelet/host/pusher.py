@@ -30,7 +30,9 @@ def wait_for(outcome: Outcome) -> str:
         others = set(carriers(f"{pod}.")) - {os.getpid()}
         if seen and not others and not outcome.completed:
             return "the training has ended without a result"
-        seen = seen or bool(others)
+        if others and not seen:
+            seen = True
+            print("the training runs", flush=True)
         time.sleep(_POLL)
     return ""
 
