@@ -128,6 +128,15 @@ async def test_cordon_keeps_new_pods_away(living: Living, gpu_node: str) -> None
     await living.until(PODS, "model", is_ready)
 
 
+async def test_a_pod_waits_for_its_neighbour(living: Living) -> None:
+    term = {"labelSelector": {"matchLabels": {"app": "first"}}, "topologyKey": "kubernetes.io/hostname"}
+    together = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    await living.create(PODS, pod("second", affinity=together))
+    assert "pod affinity rules" in unschedulable(await living.until(PODS, "second", unschedulable))
+    await living.create(PODS, pod("first"))
+    await living.until(PODS, "second", is_ready)
+
+
 async def test_a_missing_claim_is_named(living: Living) -> None:
     volume = {"name": "data", "persistentVolumeClaim": {"claimName": "nowhere"}}
     await living.create(PODS, pod("needy", volumes=[volume]))

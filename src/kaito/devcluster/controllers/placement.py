@@ -176,6 +176,11 @@ def _shortages(pod: Manifest, view: NodeView) -> list[str]:
     return reasons
 
 
+def minds_neighbours(pod_spec: Mapping[str, Any]) -> bool:
+    affinity = pod_spec.get("affinity") or {}
+    return "podAffinity" in affinity or "podAntiAffinity" in affinity
+
+
 def _neighbours(pod: Manifest, view: NodeView, cluster: Sequence[NodeView]) -> list[str]:
     """Required affinity to, and anti-affinity against, pods of the same topology domain."""
     affinity = pod["spec"].get("affinity") or {}

@@ -142,7 +142,7 @@ class Scheduler:
     def _drop_settled(self) -> None:
         for key, (uid, _) in tuple(self._assumed.items()):
             stored = self._pods.stored(key.name, key.namespace)
-            if stored is None or stored.uid != uid or b'"nodeName":"' in stored.data:
+            if stored is None or stored.uid != uid or _placed(stored):
                 del self._assumed[key]
 
     async def _bind(self, stored: Stored[Manifest], node: str) -> None:
@@ -185,6 +185,15 @@ def _frees(event: Event[Any]) -> bool:
     return event.new is not None and event.old is not None and _finished(event.new) and not _finished(event.old)
 
 
+def _arrives(event: Event[Any]) -> bool:
+    """Whether a pod has been put on a node."""
+    return event.new is not None and event.old is not None and _placed(event.new) and not _placed(event.old)
+
+
+def _placed(stored: Stored[Any]) -> bool:
+    return b'"nodeName":"' in stored.data
+
+
 def _finished(stored: Stored[Any]) -> bool:
     return b'"phase":"Succeeded"' in stored.data or b'"phase":"Failed"' in stored.data
 
@@ -213,7 +222,7 @@ def setup(manager: Manager) -> None:
 
     def for_room(pod: Stored[Manifest]) -> Iterable[Key]:
         node = nodes.get(pod.peek()["spec"].get("nodeName", ""))
-        return waiting.for_node(node) if node is not None else ()
+        return {*waiting.for_neighbours(), *(waiting.for_node(node) if node is not None else ())}
 
     scheduler = Scheduler(
         manager.client,
@@ -233,6 +242,7 @@ def setup(manager: Manager) -> None:
             watches=(
                 Watch(NODES, for_node, node_matters),
                 Watch(PODS, for_room, _frees),
+                Watch(PODS, lambda _: waiting.for_neighbours(), _arrives),
                 Watch(
                     PERSISTENT_VOLUME_CLAIMS,
                     lambda claim: waiting.in_namespace(claim.key.namespace),

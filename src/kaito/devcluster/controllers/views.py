@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kaito.devcluster.controllers import pods
-from kaito.devcluster.controllers.placement import NodeView, repels
+from kaito.devcluster.controllers.placement import NodeView, minds_neighbours, repels
 from kaito.runtime import Key, Lister, Manifest, Stored
 
 SCHEDULER = "default-scheduler"
@@ -75,6 +75,10 @@ class Waiting:
     def for_node(self, node: Manifest) -> list[Key]:
         """Those that the node does not repel, be there room or not."""
         return [key for key, (_, spec) in self._all().items() if not repels(spec, node)]
+
+    def for_neighbours(self) -> list[Key]:
+        """Those for which it matters what runs elsewhere."""
+        return [key for key, (_, spec) in self._all().items() if minds_neighbours(spec)]
 
     def in_namespace(self, namespace: str) -> list[Key]:
         return [pod.key for pod in self._pods.by_index(INDEX, PENDING, namespace)]
