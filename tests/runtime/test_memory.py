@@ -6,6 +6,7 @@ import gc
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +43,32 @@ with loading():
 """
     run = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True)
     assert int(run.stdout) < 2000, "each of them has 64 pages"
+
+
+HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(not HUGE.exists() or "[never]" in HUGE.read_text(), reason="this kernel has no large pages to give")
+def test_what_is_kept_comes_in_large_pages() -> None:
+    program = """
+import resource
+from pathlib import Path
+from kaito.runtime.memory import loading
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+before = resident()
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+with loading():
+    idle = resident() - before
+    kept = [bytes(5000) for _ in range(10_000)]
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+    full = resident() - before
+print(idle, faults, full)
+"""
+    run = subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True)
+    idle, faults, full = map(int, run.stdout.split())
+    assert idle < 4 << 20, "room costs nothing before it is used"
+    assert faults < 4000, "50 MB are 12,000 small pages"
+    assert full < 60_000_000
