@@ -38,12 +38,15 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str], environ: Mapping[str, str], termination: Termination) -> int:
     from kaito.inference import adapters
     from kaito.inference.errors import ConfigError, ServerError
+    from kaito.inference.hugepages import ask_for_huge_pages
     from kaito.inference.settings import parse
 
     level = logging.DEBUG if environ.get("DEBUG_MODE", "").lower() == "true" else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         settings = parse(arguments, environ)
+        if settings.engine == "openvino":
+            ask_for_huge_pages(environ)
         models = adapters.Models(settings.name, adapters.discover(settings.adapters_dir, environ))
         for name in adapters.empty(settings.adapters_dir):
             log.warning("%s/%s holds no %s: not an adapter", settings.adapters_dir, name, adapters.CONFIG_FILE)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kaito.inference.settings import Settings
 
 _PATTERNS = ["*.gguf", "*.xml", "*.bin", "*.json", "*.txt", "*.jinja"]
-_SCHEDULER = {"cache_size": 1, "max_num_batched_tokens": 256}
+SCHEDULER = {"cache_size": 1, "max_num_batched_tokens": 256}
 """GiB of key-value cache; prompt tokens of a step. Measured on two cores: larger steps delay those who are generating."""
 _OWN = frozenset(
     {
@@ -56,7 +56,7 @@ class OpenVino:
         given = {
             name: yaml.safe_load(value) if isinstance(value, str) else value for name, value in settings.extra.items()
         }
-        self._scheduler = {**_SCHEDULER, "max_num_seqs": settings.max_batch, **given}
+        self._scheduler = {**SCHEDULER, "max_num_seqs": settings.max_batch, **given}
         self._device = str(self._scheduler.pop("device", "CPU"))
         self._unpack = str(self._scheduler.pop("unpack", True)).lower() != "false"
         unknown = [name for name in self._scheduler if not hasattr(genai.SchedulerConfig(), name)]
