@@ -32,7 +32,8 @@ class ManagerOptions:
     """Owner of the fields that the manager's clients write, in ``managedFields`` and for server-side apply."""
     own_process: bool = False
     """This process runs nothing but the manager, which may set up its memory: what has been loaded when its caches have
-    synced is left out of garbage collections, which would hold the event loop longer the more that is, and buffers are kept."""
+    synced is left out of garbage collections, which would hold the event loop longer the more that is; buffers are kept, and
+    pages are large."""
     namespaces: Sequence[str] = ()
     """Namespaces that the cache holds where nothing else is said; empty for all of them."""
 
