@@ -31,7 +31,7 @@ def run(**environ: str) -> list[str]:
 def test_the_process_becomes_itself_with_the_allocator_told() -> None:
     first, again, said = run()
     assert first == again
-    assert json.loads(said) == [int(first), ["--flag=a b", "c"], "glibc.malloc.hugetlb=1", "x"]
+    assert json.loads(said) == [int(first), ["--flag=a b", "c"], "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1", "x"]
 
 
 def test_what_is_set_is_left_as_it_is() -> None:
