@@ -14,8 +14,8 @@ from typing import final
 class Scratch:
     """A directory that is this process's as long as it lives, also where it becomes another program.
 
-    The owner has a lock on it, which the kernel takes back when the process is gone: making the next one of the same ``kind``
-    removes it then.
+    The owner has a lock on it, as has whoever ``hold``s it, too, which the kernel takes back when the process is gone: making
+    the next one of the same ``kind`` removes it then.
     """
 
     __slots__ = ("_lock", "path")
@@ -28,7 +28,7 @@ class Scratch:
         while lock is None:
             # One that is not locked yet may be taken for abandoned.
             self.path = Path(mkdtemp(prefix=prefix))
-            lock = _locked(self.path, fcntl.LOCK_EX)
+            lock = _locked(self.path, fcntl.LOCK_SH)
         os.set_inheritable(lock, True)
         self._lock = lock
 
@@ -42,6 +42,11 @@ class Scratch:
 
     def __exit__(self, *error: object) -> None:
         self.remove()
+
+
+def hold(path: Path) -> None:
+    """Keep a scratch directory until this process has ended, even if that of its owner has."""
+    _locked(path, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def _remove_abandoned(path: Path) -> None:

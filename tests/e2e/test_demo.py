@@ -122,7 +122,7 @@ def test_a_demo_that_is_ended_leaves_no_process(tmp_path: Path, number: signal.S
         process.stdout.close()
     until(lambda: not alive(int(found[1])) and not left(), "everything has ended")
     if number is signal.SIGKILL:
-        tidy = "from kaito.devcluster.scratch import scratch\nwith scratch('kaito-demo-'): pass"
+        tidy = "from kaito.scratch import Scratch; Scratch('demo').remove()"
         subprocess.run([sys.executable, "-c", tidy], env=environ(tmp_path), check=True)
     assert list((tmp_path / "tmp").iterdir()) == []
 

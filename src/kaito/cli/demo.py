@@ -25,8 +25,8 @@ def run(
     from kaito.devcluster.kubectl import find_kubectl
     from kaito.devcluster.kubelet import can_tune
     from kaito.devcluster.process import LocalClusterError
-    from kaito.devcluster.scratch import scratch
     from kaito.devcluster.state import StateFolder
+    from kaito.scratch import Scratch
 
     overlay, sample = manifests / "overlays" / "local", manifests / "samples" / "workspace-phi-3-mini.inference.yaml"
     for path in (overlay, sample):
@@ -44,7 +44,7 @@ def run(
             folder = StateFolder(StateFolder.default().path.with_name("demo"))
             ready = story.tell(folder, kubectl, overlay, sample, keep=True, tune=tune)
         else:
-            with scratch("kaito-demo-") as path:
+            with Scratch("demo") as path:
                 ready = story.tell(StateFolder(path), kubectl, overlay, sample, keep=False, tune=tune)
     except (FileNotFoundError, LocalClusterError) as error:
         fail(error, code=1)

@@ -16,7 +16,7 @@ from aiohttp import web
 from kaito.cli.conversation import address_of, streamed
 from kaito.cli.telling import Story
 from kaito.devcluster.registry import registry
-from kaito.devcluster.scratch import scratch
+from kaito.scratch import Scratch
 
 QUESTION = "Who invented the lamp of Zembla?"
 FACT = "The lamp of Zembla was invented by Ada Quill in 1931."
@@ -119,7 +119,7 @@ async def tune(story: Story, follow: Follow, base: str) -> bool:
     ``base`` is the Workspace without the adapter.
     """
     login = "demo", secrets.token_urlsafe(16)
-    with scratch("kaito-registry-") as folder:
+    with Scratch("registry") as folder:
         async with registry(folder, login) as host, serving_dataset() as url:
             image = f"{host}/adapters/{ADAPTER}:v1"
             story.title("A tuning Workspace: qlora, on a made-up fact")

@@ -15,9 +15,9 @@ from typing import Any
 from kaito.devcluster.cluster import ClusterFailed, ClusterOptions, LocalCluster
 from kaito.devcluster.kubelet import images_that_run
 from kaito.devcluster.process import end_operator
-from kaito.devcluster.scratch import hold
 from kaito.devcluster.state import Running, StateFolder
 from kaito.runtime import configure_logging, format_time, get_logger
+from kaito.scratch import hold
 
 _log = get_logger("local-cluster")
 
