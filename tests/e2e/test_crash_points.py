@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "config" / "samples" / "workspace-phi-3-mini.inference.yaml"
+OPERATOR = f"system:serviceaccount:{NAMESPACE}:{SERVICE_ACCOUNT}"
 HOLD = 30.0
 """Seconds that a request is held, so that the operator is killed while it waits for the answer."""
 
@@ -69,14 +71,19 @@ async def world(folder: StateFolder) -> AsyncIterator[World]:
             await rest.aclose()
 
 
+def _api_fault(world: World, verb: str, resource: str, **what: Any) -> Fault:
+    """The cloud and kubelets write to the same objects, undisturbed."""
+    return world.cluster.server.faults.add(Fault(verb, resource, user=OPERATOR, **what))
+
+
 def arm(point: str, world: World) -> Any:
     """Lay the trap for ``point``; returns what tells whether it has sprung."""
-    api, cloud = world.cluster.server.faults, world.cluster.cloud.faults
+    api, cloud = partial(_api_fault, world), world.cluster.cloud.faults
     match point:
         case "before the Machine is created":
-            fault: Any = api.add(Fault("create", "machines.karpenter.sh", delay=HOLD, drop="before"))
+            fault: Any = api("create", "machines.karpenter.sh", delay=HOLD, drop="before")
         case "after the Machine is created":
-            fault = api.add(Fault("create", "machines.karpenter.sh", drop="after"))
+            fault = api("create", "machines.karpenter.sh", drop="after")
         case "before the agent pool is asked for":
             fault = cloud.add(CloudFault("PUT", delay=HOLD, drop="before"))
         case "after the agent pool is asked for":
@@ -84,9 +91,9 @@ def arm(point: str, world: World) -> Any:
         case "while the agent pool is creating":
             return lambda: any(pool.state == "Creating" for pool in world.cluster.cloud.pools.values())
         case "before the Node is registered":
-            fault = api.add(Fault("patch", "nodes", delay=HOLD, drop="before"))
+            fault = api("patch", "nodes", delay=HOLD, drop="before")
         case "before the Deployment is created":
-            fault = api.add(Fault("create", "deployments.apps", delay=HOLD, drop="before"))
+            fault = api("create", "deployments.apps", delay=HOLD, drop="before")
         case _:
             raise AssertionError(point)
     return lambda: fault.hits

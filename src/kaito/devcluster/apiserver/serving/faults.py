@@ -27,6 +27,8 @@ class Fault:
     """``plural.group``, ``plural.group/subresource`` or ``*``."""
     name: str = ""
     """Only requests for this object; ``""`` for all."""
+    user: str = ""
+    """Only requests of this user; ``""`` for all."""
     error: ApiError | None = None
     delay: float = 0.0
     drop: When | None = None
@@ -34,8 +36,8 @@ class Fault:
     """How many requests are hit; -1 for all until the fault is removed."""
     hits: int = 0
 
-    def matches(self, info: RequestInfo) -> bool:
-        if self.count == 0 or self.verb not in ("*", info.verb):
+    def matches(self, info: RequestInfo, user: str) -> bool:
+        if self.count == 0 or self.verb not in ("*", info.verb) or self.user not in ("", user):
             return False
         resource = f"{info.group_resource}/{info.subresource}" if info.subresource else info.group_resource
         return self.resource in ("*", resource) and self.name in ("", info.name)
@@ -61,9 +63,9 @@ class Faults:
     def clear(self) -> None:
         self._faults.clear()
 
-    async def before(self, info: RequestInfo) -> Fault | None:
-        """Apply what precedes the request. Raises ApiError or ConnectionDropped; returns the fault that applies."""
-        fault = next((fault for fault in self._faults if fault.matches(info)), None)
+    async def before(self, info: RequestInfo, user: str = "") -> Fault | None:
+        """Apply what precedes the request of ``user``. Raises ApiError or ConnectionDropped; returns the fault that applies."""
+        fault = next((fault for fault in self._faults if fault.matches(info, user)), None)
         if fault is None:
             return None
         fault.hits += 1

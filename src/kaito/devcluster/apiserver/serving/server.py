@@ -246,7 +246,7 @@ class ApiServer:
         )
         user = self._cluster.authenticator.authenticate(headers.get(hdrs.AUTHORIZATION, ""))
         user = impersonate(user, headers, self._cluster.authorizer)
-        fault = await self.faults.before(info)
+        fault = await self.faults.before(info, user.name)
         self._cluster.authorizer.check(user, Attributes.of(info))
         if not info.is_resource:
             accept, known = headers.get(hdrs.ACCEPT, ""), headers.get(hdrs.IF_NONE_MATCH, "")
