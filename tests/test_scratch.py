@@ -71,6 +71,12 @@ def test_what_another_process_holds_stays_when_its_owner_was_killed(place: Path)
     assert list(place.iterdir()) == []
 
 
+def test_one_that_was_removed_before_is_no_error(place: Path) -> None:
+    with Scratch("test") as own:
+        own.rmdir()
+    assert list(place.iterdir()) == []
+
+
 def test_only_directories_of_the_same_kind_are_removed(place: Path) -> None:
     elsewhere = place / "elsewhere"
     elsewhere.mkdir()

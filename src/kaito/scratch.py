@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 from typing import final
@@ -33,8 +34,9 @@ class Scratch:
         self._lock = lock
 
     def remove(self) -> None:
-        """What is being written finds no place under the old name."""
-        shutil.rmtree(self.path.rename(f"{self.path}-gone"))
+        """What is being written finds no place under the old name. Whoever was given it may have removed it before."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.path.rename(f"{self.path}-gone"))
         os.close(self._lock)
 
     def __enter__(self) -> Path:
