@@ -53,3 +53,4 @@ def test_each_image_has_a_stage_and_none_runs_as_root() -> None:
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", last, re.MULTILINE)
     installs = re.findall(r"pip install .*", text)
     assert all("--require-hashes" in line or "--no-deps" in line for line in installs)
+    assert any("--no-deps --require-hashes --requirement /tmp/lock.txt" in line for line in installs)

@@ -40,7 +40,9 @@ def _environment(prefix: Path, image: str) -> Path:
     python = prefix / "bin" / "python"
     lock = LOCKS / f"{image}.txt"
     quiet = ["--quiet", "--disable-pip-version-check"]
-    subprocess.run([python, "-m", "pip", "install", *quiet, "--require-hashes", "--requirement", lock], check=True)
+    subprocess.run(
+        [python, "-m", "pip", "install", *quiet, "--no-deps", "--require-hashes", "--requirement", lock], check=True
+    )
     return python
 
 
