@@ -92,6 +92,11 @@ def read(version: str, root: Path = ROOT) -> Images:
     return Images(version, registry, {image: digest for image, digest in digests.items() if digest})
 
 
+def normal(registry: str) -> str:
+    """Names of people, of which GitHub's registry makes its own, may have capitals; those of images may not."""
+    return registry.lower().rstrip("/")
+
+
 def parse(text: str) -> dict[str, str]:
     """``operator=sha256:… tuning=sha256:…`` by image. Raises ValueError."""
     found = {}
@@ -142,9 +147,7 @@ def main() -> None:
         if not given.registry:
             raise ValueError("where to? make images REGISTRY=registry.example/team")
         version = tagged(given.tag) if given.tag else current()
-        # Names of people, of which GitHub's registry makes its own, may have capitals; those of images may not.
-        wanted = Images(version, given.registry.lower().rstrip("/"))
-        made = build(wanted, [each for each in given.platforms.split(",") if each])
+        made = build(Images(version, normal(given.registry)), [each for each in given.platforms.split(",") if each])
     except ValueError as error:
         sys.exit(f"error: {error}")
     made.write()

@@ -23,7 +23,7 @@ def release(version: str = "", root: Path = ROOT, *, registry: str = "", digests
     before = current(root)
     known = images.read(before, root)
     pinned = images.parse(digests) or ({} if version and version != before else known.digests)
-    chosen = images.Images(version or before, registry.lower().rstrip("/") or known.registry, pinned)
+    chosen = images.Images(version or before, images.normal(registry) or known.registry, pinned)
     texts = {images.FILE: chosen.render()}
     if version and not (version == before and digests):
         texts |= _renamed(before, version, root)
