@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -32,11 +31,6 @@ LEASE = "kaito-machine-workspace"
 LEASE_DURATION, RETRY_PERIOD = 15.0, 2.0
 
 
-def leads(operator: Operator) -> bool:
-    _, text = operator.get("metrics", "/metrics")
-    return re.search(r'leader_election_master_status\{name="[^"]*"\} 1\.0', text) is not None
-
-
 def test_when_the_leader_is_killed_the_other_takes_over_in_time(tmp_path: Path) -> None:
     with dev_cluster(tmp_path) as cluster:
         cluster.install(ROOT / "config" / "overlays" / "local")
@@ -46,9 +40,9 @@ def test_when_the_leader_is_killed_the_other_takes_over_in_time(tmp_path: Path) 
         ):
             first.wait_ready()
             second.wait_ready()
-            until(lambda: leads(first) or leads(second), "one leads")
-            leader, follower = (first, second) if leads(first) else (second, first)
-            assert not leads(follower)
+            until(lambda: first.leads() or second.leads(), "one leads")
+            leader, follower = (first, second) if first.leads() else (second, first)
+            assert not follower.leads()
 
             def lease(field: str) -> str:
                 return str(cluster.kubectl.json("get", "lease", LEASE, "-n", "kaito-system")["spec"][field])
@@ -59,7 +53,7 @@ def test_when_the_leader_is_killed_the_other_takes_over_in_time(tmp_path: Path) 
             leader.kill()
             killed = time.time()
             cluster.kubectl("apply", "-f", str(SAMPLE))
-            until(lambda: leads(follower), "the other leads", deadline=40.0)
+            until(follower.leads, "the other leads", deadline=40.0)
             assert parse_time(lease("acquireTime")).timestamp() - killed <= LEASE_DURATION + RETRY_PERIOD
             cluster.kubectl("wait", f"workspace/{NAME}", "--for=condition=WorkspaceSucceeded", "--timeout=60s")
             assert len(cluster.kubectl.json("get", "machines")["items"]) == 1
@@ -179,7 +173,7 @@ def test_a_leader_that_stops_gives_its_lease_back(installed_cluster: DevCluster,
 
     with installed_cluster.operator(tmp_path, controllers="workspace") as operator:
         operator.wait_ready()
-        until(lambda: leads(operator), "it leads")
+        until(operator.leads, "it leads")
         assert held()
     assert operator.process.returncode == 0
     assert held() == ""

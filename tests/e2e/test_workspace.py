@@ -219,6 +219,7 @@ def test_what_may_not_change_is_refused(kubectl: Kubectl, installed_cluster: Dev
 def test_the_operator_reports_itself(operator: Operator) -> None:
     assert operator.get("probes", "/healthz") == (200, "ok")
     assert operator.get("probes", "/readyz") == (200, "ok")
+    until(operator.leads, "it leads")
     status, text = operator.get("metrics", "/metrics")
     assert status == 200
     names = {family.name for family in text_string_to_metric_families(text)}

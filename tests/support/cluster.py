@@ -64,6 +64,11 @@ class Operator:
     def wait_ready(self) -> None:
         until(lambda: self.get("probes", "/readyz")[0] == 200 or self._ended(), "the operator is ready")
 
+    def leads(self) -> bool:
+        """Whether it holds its lease: a replica that only waits for it is ready, too."""
+        _, text = self.get("metrics", "/metrics")
+        return re.search(r'^leader_election_master_status\{name="[^"]*"\} 1\.0$', text, re.MULTILINE) is not None
+
     def _ended(self) -> bool:
         assert self.process.poll() is None, f"the operator ended with {self.process.returncode}:\n{self.text}"
         return False
