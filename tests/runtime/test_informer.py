@@ -293,8 +293,9 @@ async def test_a_sync_that_takes_too_long_says_what_is_missing(front: Front, res
     tasks = TaskScope(lambda name, error: None)
     cache.start(tasks)
     try:
+        await eventually(lambda: all(status.last_error for status in cache.statuses()))
         with pytest.raises(SyncTimeout) as caught:
-            await cache.wait_synced(0.5)
+            await cache.wait_synced(0.1)
     finally:
         await tasks.aclose()
     assert "ConfigMap.v1" in str(caught.value)

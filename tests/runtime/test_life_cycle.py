@@ -43,8 +43,8 @@ def quiet(grace: float = 5.0, election: ElectionConfig | None = None) -> Manager
     return ManagerOptions(metrics_address="0", health_address="0", grace_period=grace, election=election)
 
 
-def election(namespace: str, identity: str = "m") -> ElectionConfig:
-    return ElectionConfig(namespace, "lease", identity, lease_duration=1.6, renew_deadline=1.0, retry_period=0.1)
+def election(namespace: str, lease_duration: float = 60.0) -> ElectionConfig:
+    return ElectionConfig(namespace, "lease", "m", lease_duration, renew_deadline=lease_duration / 2, retry_period=0.1)
 
 
 def config_map(name: str, namespace: str) -> Manifest:
@@ -164,14 +164,14 @@ async def test_a_wall_clock_that_jumps_disturbs_neither_lease_nor_writes(
         def monotonic(self) -> float:
             return SystemClock().monotonic()
 
-    manager = Manager(control_plane.config, quiet(election=election(namespace)), clock=Clock())
+    manager = Manager(control_plane.config, quiet(election=election(namespace, 4.0)), clock=Clock())
     task = asyncio.create_task(manager.run())
     await manager.elected.wait()
     first = int((await client.get(LEASES, "lease", namespace))["metadata"]["resourceVersion"])
 
     async def renewed_for_longer_than_the_lease() -> bool:
         lease = await client.get(LEASES, "lease", namespace)
-        return bool(int(lease["metadata"]["resourceVersion"]) >= first + 20)
+        return bool(int(lease["metadata"]["resourceVersion"]) >= first + 50)
 
     await eventually(lambda: renewed_for_longer_than_the_lease())
     await manager.client.create(CONFIG_MAPS, config_map("a", namespace))

@@ -480,7 +480,8 @@ async def test_one_of_two_leads_and_the_other_follows_at_once_when_it_stops(
     config: RestConfig, client: Client, namespace: str
 ) -> None:
     reconcilers = [Recording(), Recording()]
-    managers = [Manager(config, electing(f"m{number}", namespace)) for number in range(2)]
+    durations = {"lease_duration": 60.0, "renew_deadline": 40.0}
+    managers = [Manager(config, electing(f"m{number}", namespace, **durations)) for number in range(2)]
     for manager, reconciler in zip(managers, reconcilers, strict=True):
         manager.add(Controller("test", reconciler, CONFIG_MAPS, predicate=only(namespace)))
     await client.create(CONFIG_MAPS, config_map("a", namespace))
@@ -494,8 +495,7 @@ async def test_one_of_two_leads_and_the_other_follows_at_once_when_it_stops(
         assert (await scrape(managers[1]))['leader_election_master_status{name="test-leader"}'] == 0
         assert reconcilers[1].calls == []
     lease = await client.get(LEASES, "test-leader", namespace)
-    async with asyncio.timeout(1.0):
-        await managers[1].elected.wait()
+    await eventually(managers[1].elected.is_set)
     await eventually(lambda: reconcilers[1].count("a"))
     assert lease["spec"]["leaseTransitions"] in (0, 1)
     managers[1].stop()
