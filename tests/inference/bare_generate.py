@@ -1,4 +1,7 @@
-"""A program that answers with ``generate`` alone: ``python bare_generate.py MODEL TEXT PARAMETERS``, these as JSON."""
+"""A program that answers with ``generate`` alone: ``python bare_generate.py MODEL TEXT PARAMETERS``, these as JSON.
+
+Of several sequences it says one after another.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ def main(directory: str, text: str, parameters: str) -> None:
     prompt = tokenizer(text, return_tensors="pt")
     with torch.inference_mode():
         said = model.generate(**prompt, **json.loads(parameters))
-    print(json.dumps(tokenizer.decode(said[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)))
+    texts = tokenizer.batch_decode(said[:, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+    print(json.dumps("".join(texts)))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,13 @@ def engine() -> str:
 class TestTransformers(Contract):
     @pytest.mark.parametrize(
         "kwargs",
-        [{"num_beams": 3}, {"no_repeat_ngram_size": 2}, {"suppress_tokens": [7042]}, {"prompt_lookup_num_tokens": 2}],
+        [
+            {"num_beams": 3},
+            {"num_return_sequences": 3, "num_beams": 3},
+            {"no_repeat_ngram_size": 2},
+            {"suppress_tokens": [7042]},
+            {"prompt_lookup_num_tokens": 2},
+        ],
         ids=lambda kwargs: next(iter(kwargs)),
     )
     def test_what_generate_takes_is_forwarded_to_it(

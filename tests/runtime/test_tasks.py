@@ -7,7 +7,7 @@ import gc
 
 import pytest
 
-from kaito.runtime import TaskScope
+from kaito.runtime import TaskScope, first_of
 from kaito.runtime.tasks import cancel_and_wait
 
 
@@ -103,3 +103,44 @@ async def test_cancelling_and_waiting_raises_the_tasks_own_error() -> None:
     await asyncio.sleep(0)
     with pytest.raises(ValueError, match="while ending"):
         await cancel_and_wait(task)
+
+
+async def test_work_that_others_forestall_is_over_when_that_is_told() -> None:
+    done = asyncio.get_running_loop().create_task(asyncio.sleep(0), name="other")
+    ended: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("work")
+
+    await first_of(work(), done)
+    assert (done.done(), ended) == (True, ["work"])
+    await first_of(work(), timeout=0.01)
+    assert ended == ["work", "work"]
+
+
+async def test_work_goes_with_the_one_who_waits_for_it() -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    waiting = asyncio.create_task(first_of(work()))
+    await began.wait()
+    await cancel_and_wait(waiting)
+    assert waiting.cancelled()
+    assert ended.is_set()
+
+
+async def test_an_error_of_the_work_is_raised() -> None:
+    async def work() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        await first_of(work())

@@ -33,6 +33,7 @@ from kaito.runtime import (
     RestConfig,
     StaticToken,
     TlsConfig,
+    first_of,
     retry_on_conflict,
 )
 
@@ -97,12 +98,7 @@ class Controllers:
     async def or_failure(self, awaited: Coroutine[Any, Any, Any]) -> None:
         """Wait for ``awaited``, but not longer than the controllers run. Raises ClusterFailed."""
         assert self._running is not None, "the controllers have been started"
-        waiting = asyncio.create_task(awaited)
-        try:
-            await asyncio.wait({waiting, self._running}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiting.cancel()
-            await asyncio.wait({waiting})
+        await first_of(awaited, self._running)
         if self._running.done():
             raise ClusterFailed("the controllers of the local cluster have ended") from self._running.exception()
 

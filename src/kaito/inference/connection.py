@@ -32,6 +32,12 @@ class Connection(H11Protocol):
         super().data_received(data)
         self._watch()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        # A request that has begun behind the one that is answered; a connection that rests is uvicorn's.
+        if self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]:
+            self._watch()
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._await(None)

@@ -57,6 +57,8 @@ class Generation:
     prompt: tuple[int, ...]
     sampling: Sampling
     mix: Mix = ()
+    rank: int = 0
+    """Which of the sequences that were asked for after this prompt; of a search by beams the best is 0."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,7 +202,9 @@ class Service:
         admission = self.admission
         mix: Mix = self.models.resolve(model)
         generations = [
-            Generation(tuple(prompt), replace(self._fitting(sampling, len(prompt)), seed=_seed(sampling, index)), mix)
+            Generation(
+                tuple(prompt), replace(self._fitting(sampling, len(prompt)), seed=_seed(sampling, index)), mix, index
+            )
             for prompt in prompts
             for index in range(count)
         ]

@@ -126,6 +126,7 @@ from .serving.webhook import WebhookServer as WebhookServer
 from .serving.webhook import defaulting as defaulting
 from .serving.webhook import validating as validating
 from .tasks import TaskScope as TaskScope
+from .tasks import first_of as first_of
 from .transport.apply import OperationResult as OperationResult
 from .transport.apply import create_or_patch as create_or_patch
 from .transport.apply import create_or_update as create_or_update
@@ -270,6 +271,7 @@ __all__ = [
     "default_identity",
     "defaulting",
     "deletion_marked",
+    "first_of",
     "format_micro_time",
     "format_time",
     "generation_changed",

@@ -73,6 +73,18 @@ def asked_to_end() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+async def first_of(work: Coroutine[Any, Any, Any], *tasks: asyncio.Task[Any], timeout: float | None = None) -> None:
+    """Return when ``work`` or one of ``tasks`` has ended, or after ``timeout`` seconds.
+
+    ``work`` has ended by then: what is left of it is cancelled, also where the caller is; its own error, if any, is raised.
+    """
+    working = asyncio.create_task(work)
+    try:
+        await asyncio.wait({working, *tasks}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await cancel_and_wait(working)
+
+
 async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
     """Cancel ``task`` and return when it has ended; its own error, if any, is raised."""
     task.cancel()

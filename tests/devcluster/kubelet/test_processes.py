@@ -367,6 +367,21 @@ async def test_a_pod_that_is_deleted_while_a_probe_ends_its_container_goes_in_it
     await machine.gone(PODS, "deaf")
 
 
+async def test_a_kubelet_that_stops_while_it_waits_for_a_container_to_end_leaves_nothing(machine: Machine) -> None:
+    await machine.pod("deaf", shell("trap '' TERM; echo up; while :; do sleep 0.05; done"))
+
+    async def deaf() -> bool:
+        return "up" in await machine.log("deaf")
+
+    async def ending() -> bool:
+        return any(event["reason"] == "Killing" for event in await machine.list(EVENTS))
+
+    await machine.phase("deaf", "Running")
+    await eventually(deaf)
+    await machine.client.delete(PODS, "deaf", machine.namespace, grace_period=600)
+    await eventually(ending)
+
+
 async def test_memory_beyond_the_limit_kills(machine: Machine) -> None:
     greedy = "import time\nheld = bytearray(200 << 20)\ntime.sleep(600)"
     container = {"name": "main", "image": "any:1", "command": [sys.executable, "-c", greedy]}

@@ -32,6 +32,7 @@ from kaito.runtime import (
     Resource,
     RestConfig,
     Watch,
+    first_of,
     manifest_resource,
 )
 
@@ -133,16 +134,12 @@ async def follow(config: RestConfig, namespace: str, name: str) -> AsyncGenerato
 
     running = asyncio.create_task(manager.run())
     try:
-        waiting = asyncio.create_task(manager.elected.wait())
-        await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        await first_of(manager.elected.wait(), running)
         while not running.done():
             changed.clear()
             workspace = listers[WORKSPACE].get(name, namespace)
             yield None if workspace is None else await _gather(workspace, lists, namespace)
-            again = asyncio.create_task(changed.wait())
-            await asyncio.wait({running, again}, return_when=asyncio.FIRST_COMPLETED)
-            again.cancel()
+            await first_of(changed.wait(), running)
         await running
     finally:
         manager.stop()

@@ -42,6 +42,8 @@ def configured(model: Any, request: Generation, ends: frozenset[int], extra: Map
     given |= {name: getattr(sampling, name) if given["do_sample"] else None for name in names}
     try:
         config = GenerationConfig.from_dict({**model.generation_config.to_dict(), **given, **extra})
+        if (config.num_beams or 1) > 1 and not config.do_sample:
+            config.num_return_sequences = request.rank + 1
         config.validate()
     except (TypeError, ValueError, AttributeError) as error:
         raise BadRequest(f"The engine does not take these parameters: {error}") from error
@@ -112,7 +114,10 @@ class Alone(StoppingCriteria):  # type: ignore[misc,unused-ignore]  # untyped wh
                     stopping_criteria=StoppingCriteriaList([self]),
                     tokenizer=self._tokenizer,
                 )
-            self._tokens = said[0, prompt.shape[1] :].tolist()
+            tokens = said[-1, prompt.shape[1] :].tolist()
+            # What follows the end fills up to the longest of several beams.
+            end = next((place for place, token in enumerate(tokens) if token in self._config.eos_token_id), len(tokens))
+            self._tokens = tokens[: end + 1]
         except Exception as error:  # whatever transformers thinks of the parameters: it is the request's
             self._error = error
         self._finished = True

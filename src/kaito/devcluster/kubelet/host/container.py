@@ -25,7 +25,7 @@ from kaito.devcluster.kubelet.host.volumes import Folders, make_root
 from kaito.devcluster.kubelet.host.watcher import VARIABLE
 from kaito.devcluster.kubelet.rules import Note
 from kaito.devcluster.kubelet.timing import Timing
-from kaito.runtime import Clock, Manifest
+from kaito.runtime import Clock, Manifest, first_of
 
 RESET_AFTER = 600.0
 """Seconds of running after which a container's crashes are forgotten, as by a kubelet."""
@@ -331,9 +331,7 @@ class HostContainer:
         loop = asyncio.get_running_loop()
         try:
             while not working.done() and not exited.done() and (left := stop.deadline - loop.time()) > 0:
-                shortened = asyncio.create_task(stop.shortened.wait())
-                await asyncio.wait({working, exited, shortened}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                shortened.cancel()
+                await first_of(stop.shortened.wait(), working, exited, timeout=left)
         finally:
             working.cancel()
             await asyncio.wait({working})
