@@ -13,7 +13,7 @@ from hack.bench.objects import KINDS, load
 from kaito.runtime import Client
 
 PODS = 10_000
-ROUNDS = 5
+ROUNDS = 15
 
 
 @dataclass(frozen=True)
