@@ -6,7 +6,8 @@ import asyncio
 import logging
 import resource
 import socket
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
@@ -40,8 +41,9 @@ def listen(settings: Settings) -> socket.socket:
 class _Uvicorn(uvicorn.Server):
     """uvicorn that leaves the signals to us."""
 
-    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]  # there it is a generator
-        return nullcontext()
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 @final

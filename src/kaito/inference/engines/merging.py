@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,9 +38,7 @@ def merged(path: Path, mix: Mix, combination: Combination, directory: Path, *, u
     architecture = reader.get_field(gguf.Keys.General.ARCHITECTURE).contents()
     deltas = _by_tensor(reader, architecture, lora.combined(mix, combination), path)
     handle, name = mkstemp(suffix=".gguf", dir=directory)
-    Path(name).chmod(0o600)
-    with open(handle, "wb"):  # noqa: PTH123  # the file is made; the writer opens it by name
-        pass
+    os.close(handle)
     writer = gguf.GGUFWriter(name, architecture, endianess=reader.endianess)
     written = {gguf.Keys.General.ARCHITECTURE, *([gguf.Keys.General.FILE_TYPE] if unpack else [])}
     for field in reader.fields.values():

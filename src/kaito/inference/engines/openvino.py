@@ -22,7 +22,7 @@ from kaito.inference.engines.loading import detached
 from kaito.inference.engines.stepper import Stepper
 from kaito.inference.engines.weights import gguf_in, locate, template
 from kaito.inference.errors import BadRequest, ConfigError, EngineFault, ModelError, RequestError, stopping
-from kaito.inference.protocol import Facts, Generation, Message, Mix, Sampling, Step, Token
+from kaito.inference.protocol import Facts, Finish, Generation, Message, Mix, Sampling, Step, Token
 from kaito.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -262,14 +262,17 @@ class _Batch:
         return config
 
 
+_FINISHES: dict[str, Finish] = {"STOP": "stop", "LENGTH": "length"}
+
+
 def _read(handle: Any, ends: frozenset[int]) -> Step | RequestError | None:
     """What a sequence has come to since it was read last; None for nothing."""
     tokens: list[Token] = []
-    finish = None
+    finish: Finish | None = None
     while handle.can_read():
         output = handle.read()[0]
         tokens += map(Token, output.generated_ids, output.generated_log_probs)
-        finish = {"STOP": "stop", "LENGTH": "length"}.get(output.finish_reason.name, finish)
+        finish = _FINISHES.get(output.finish_reason.name, finish)
     status = handle.get_status().name
     if status == "IGNORED":
         return BadRequest(
@@ -281,7 +284,7 @@ def _read(handle: Any, ends: frozenset[int]) -> Step | RequestError | None:
         tokens.pop()
     if not tokens and finish is None:
         return None
-    return Step(tuple(tokens), finish)  # type: ignore[arg-type]  # finish is one of the two words
+    return Step(tuple(tokens), finish)
 
 
 def _brief(error: Exception) -> str:
